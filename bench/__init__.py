@@ -1,0 +1,3 @@
+"""Benches: one small script per published number, the peers measured beside us (`python -m bench`)."""
+
+from __future__ import annotations

@@ -1,0 +1,145 @@
+"""The ASGI application: routes of every dialect around one host, errors turned into responses in one place.
+
+Served by `server.py` on either engine, calls the dialects. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from .dialects import spaces
+from .errors import Draining, HostError, LoadFailed, NotFound
+from .host import Host
+
+log = logging.getLogger("spaces.call")
+
+
+class App:
+    """Answers every request, also those that fail: what is raised below becomes a response here."""
+
+    def __init__(self, host: Host, *, log_calls: bool = False) -> None:
+        self._host = host
+        self._log_calls = log_calls
+        self._invoke = spaces.Invoke(host)
+        self._router = Router(
+            routes=[
+                *spaces.routes(host),
+                Route("/healthz", self._healthy),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._metrics),
+            ],
+            default=self._no_route,
+            redirect_slashes=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if self._log_calls:
+                await self._logged(scope, receive, send)
+            else:
+                await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "no WebSockets here"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            address = self._invoke.find(scope)
+            if address is not None:
+                await self._invoke(address, scope, receive, sending)
+            else:
+                await self._router(scope, receive, self._with_call_id(scope, sending))
+        except spaces.ClientLeft:
+            pass
+        except HostError as error:
+            if started:  # too late for a status: the connection is cut, which the client can tell from an end
+                log.warning("%s %s: %s", scope["method"], scope["path"], error.message)
+            else:
+                await self._refuse(error, scope, sending)
+        except Exception:
+            log.exception("%s %s failed in the host", scope["method"], scope["path"])
+            if not started:
+                await self._refuse(HostError(), scope, sending)
+
+    async def _refuse(self, error: HostError, scope: Scope, send: Send) -> None:
+        if isinstance(error, LoadFailed):
+            error = LoadFailed(f"the function cannot be loaded: {error.message}", details=self._host.describe(error))
+        status, headers, body = spaces.to_error(error, self._host.debug)
+        headers.append((b"x-call-id", self._call_id(scope)))
+        if scope["method"] == "HEAD":
+            body = b""
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _call_id(self, scope: Scope) -> bytes:
+        """The id of this request in its answer: the client's own where it is well-formed."""
+        label: bytes | None = scope.get("call_id")
+        if label is None:
+            theirs: bytes = next((value for name, value in scope["headers"] if name == b"x-call-id"), b"")
+            label = theirs if spaces.CALL_ID.fullmatch(theirs) else b"%d" % self._host.ids.next()
+        return label
+
+    def _with_call_id(self, scope: Scope, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-call-id", self._call_id(scope))]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return sending
+
+    async def _logged(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self._answer(scope, receive, sending)
+        seconds = time.perf_counter() - started
+        method, path = scope["method"], scope["path"]
+        log.info(
+            "%s %s %s %.1f ms", method, path, status or "(client left)", seconds * 1000,
+            extra={
+                "method": method, "path": path, "status": status, "seconds": round(seconds, 6),
+                "call_id": self._call_id(scope).decode(),
+            },
+        )  # fmt: skip
+
+    async def _healthy(self, _: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _ready(self, _: Request) -> Response:
+        if self._host.draining:
+            raise Draining
+        return PlainTextResponse("ready\n")
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self._host.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotFound(f"there is nothing at {scope['path']}")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Nothing starts or stops with the engine: the host's scope is around it."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,206 @@
+"""The host's end of one worker's socket, and the calls that are under way on it.
+
+Used by `pool.py`, which owns each channel; the worker's end is `worker/loop.py` or `worker/aloop.py`, the
+frames are `worker/wire.py`. This is the hot path: it uses the event loop's reader and writer callbacks
+directly, without streams or tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections import deque
+from typing import Protocol
+
+import msgspec
+
+from .calls import Result
+from .errors import FunctionRefused, HostError, ProtocolViolation, WorkerDied
+from .exchange import Exchange
+from .worker import wire
+
+RECEIVE = 256 * 1024
+HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+\0[^\0\r\n]*(?:\0(?=.)|$))*", re.DOTALL)
+
+
+class Owner(Protocol):
+    """What a channel tells the worker it belongs to."""
+
+    def ready(self) -> None:
+        """The worker has started and waits for calls."""
+
+    def released(self, exchange: Exchange, result: Result | None) -> None:
+        """A call is over; its place in the worker is free."""
+
+    def broken(self, error: HostError | None) -> None:
+        """The channel has closed, or must be: an `error` says which rule the worker broke."""
+
+    def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
+        """A call's output."""
+
+
+class Channel:
+    """Frames out, frames in, and the calls they belong to."""
+
+    def __init__(self, sock: socket.socket, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        sock.setblocking(False)
+        self.exchanges: dict[int, Exchange] = {}
+        self.closed = False
+        self._sock = sock
+        self._send = sock.send
+        self._receive = sock.recv
+        self.owner = owner
+        self._loop = loop
+        self._reader = wire.Reader()
+        self._unsent: deque[memoryview] = deque()
+        self._last_stream = 0
+        self._alive: asyncio.Future[None] | None = None
+        loop.add_reader(sock, self._readable)
+
+    def start(self, exchange: Exchange, deadline: float) -> None:
+        """Send a call; `deadline` in seconds since the epoch."""
+        call = exchange.call
+        stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
+        exchange.stream, exchange.channel = stream, self
+        self.exchanges[stream] = exchange
+        length = sum(map(len, call.body))
+        inline = b"".join(call.body) if length <= wire.INLINE else b""
+        self.write(
+            wire.call_frame(
+                stream, call.id, deadline, call.attempt, call.method,
+                call.path, call.query, call.headers, length, inline,
+            )
+        )  # fmt: skip
+        if length > wire.INLINE:
+            self._write_body(stream, call.body)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Tell the worker that nobody wants the answer any more."""
+        self.write(wire.frame(wire.CANCEL, exchange.stream))
+
+    async def ping(self) -> None:
+        """Return once the worker's loop has answered; never, when it is blocked."""
+        self._alive = self._loop.create_future()
+        self.write(wire.frame(wire.PING, 0))
+        await self._alive
+
+    def close(self) -> None:
+        """Close the socket: the worker finishes what it is doing and exits."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._unsent.clear()
+
+    def write(self, data: bytes) -> None:
+        """Send now what the socket takes, and the rest as it takes it."""
+        if self.closed:
+            return
+        if self._unsent:
+            self._unsent.append(memoryview(data))
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the worker is gone: the reader finds the same, after what it still said
+            return
+        if sent < len(data):
+            self._unsent.append(memoryview(data)[sent:])
+            self._loop.add_writer(self._sock, self._writable)
+
+    def _write_body(self, stream: int, body: tuple[bytes, ...]) -> None:
+        for whole in body:
+            view = memoryview(whole)
+            while view:
+                piece, view = view[: wire.PIECE], view[wire.PIECE :]
+                prefix = wire.PREFIX.pack(len(piece), wire.BODY, 0, 0, stream)
+                if self._unsent:  # no copy: the pieces are views of the body
+                    self._unsent.extend((memoryview(prefix), piece))
+                else:
+                    self.write(prefix + piece)
+
+    def _writable(self) -> None:
+        try:
+            while self._unsent:
+                batch = [self._unsent[i] for i in range(min(16, len(self._unsent)))]
+                sent = self._sock.sendmsg(batch)
+                while sent and sent >= len(self._unsent[0]):
+                    sent -= len(self._unsent.popleft())
+                if sent:
+                    self._unsent[0] = self._unsent[0][sent:]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        try:
+            data = self._receive(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.owner.broken(None)
+            return
+        try:
+            for kind, flags, stream, payload in self._reader.feed(data):
+                self._handle(kind, flags, stream, payload)
+        except wire.ProtocolError as error:
+            self.owner.broken(ProtocolViolation(f"the function's process broke the wire protocol: {error}"))
+
+    def _handle(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        exchange = self.exchanges.get(stream)
+        if kind == wire.RESULT and exchange is not None:
+            self._result(exchange, flags, payload)
+        elif kind == wire.CHUNK and exchange is not None:
+            exchange.chunk_received(payload)
+        elif kind == wire.END and exchange is not None:
+            exchange.ended()
+            self._over(exchange, None)
+        elif kind == wire.ERROR and exchange is not None:
+            exchange.failed(refusal(exchange, payload))
+            self._over(exchange, None)
+        elif kind == wire.LOG:
+            self.owner.printed(exchange, payload[0] if payload else 0, payload[1:].decode("utf-8", "replace"))
+        elif kind == wire.READY:
+            self.owner.ready()
+        elif kind == wire.PONG:
+            if self._alive is not None and not self._alive.done():
+                self._alive.set_result(None)
+        else:
+            raise wire.ProtocolError(f"a frame of kind {kind} out of place")
+
+    def _result(self, exchange: Exchange, flags: int, payload: bytes) -> None:
+        if exchange.streaming:
+            raise wire.ProtocolError("a second RESULT")
+        status, micros, headers, body = wire.parse_result(payload)
+        if HEADERS.fullmatch(headers) is None:
+            raise wire.ProtocolError("malformed headers in a RESULT")
+        last = bool(flags & wire.LAST)
+        if body and not last:
+            raise wire.ProtocolError("a RESULT with part of a body")
+        result = Result(status, headers, body, last, bool(flags & wire.FAILED), micros / 1e6)
+        exchange.answered(result)
+        if last:
+            self._over(exchange, result)
+
+    def _over(self, exchange: Exchange, result: Result | None) -> None:
+        del self.exchanges[exchange.stream]
+        self.owner.released(exchange, result)
+
+
+def refusal(exchange: Exchange, payload: bytes) -> HostError:
+    """The error in an ERROR frame: a refusal before the answer, a failed stream after its head."""
+    try:
+        said = msgspec.json.decode(payload)
+        if exchange.streaming:
+            return WorkerDied("the function raised while it was streaming its answer", details=said["error"])
+        return FunctionRefused(int(said["status"]), said["code"], said["message"], said["details"])
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+        raise wire.ProtocolError("a malformed ERROR") from error

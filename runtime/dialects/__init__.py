@@ -1,0 +1,3 @@
+"""HTTP in several tongues over one host: each module here translates one vendor's shape to calls and back."""
+
+from __future__ import annotations

@@ -1,0 +1,170 @@
+"""One call under way, as seen by whoever made it: its result, its chunks, its end.
+
+Made by `pool.py`, fed by `channel.py`, read by the dialects. On the hot path: slots and bare futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from .calls import Call, Result
+from .errors import HostError
+from .worker import wire
+
+GRANT = wire.WINDOW // 4  # credit is given back in amounts of at least this
+
+
+class Link(Protocol):
+    """The channel that a call runs on."""
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Exchange:
+    """One call from its acceptance to its last byte: a scope, left when nobody wants the answer any more.
+
+    with host.invoke(call) as exchange:
+        result = await exchange.result()
+        if not result.complete:
+            async for chunk in exchange.chunks(): ...
+    """
+
+    __slots__ = (
+        "_chunks", "_error", "_granted", "_loop", "_on_leave", "_result", "_wakeup", "accepted_at", "call",
+        "channel", "deadline", "late", "left", "over", "overdue", "progress_at", "retried", "started_at",
+        "status", "stream", "timeout", "timer", "unread",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        call: Call,
+        timeout: float,
+        loop: asyncio.AbstractEventLoop,
+        on_leave: Callable[[Exchange], None],
+    ) -> None:
+        now = loop.time()
+        self.call = call
+        self.timeout = timeout
+        self.accepted_at = now
+        self.deadline = now + timeout
+        self.started_at = 0.0  # when a worker got it
+        self.progress_at = now  # when the last chunk came or went
+        self.channel: Link | None = None  # None: it waits for a worker
+        self.stream = 0
+        self.status = 0
+        self.unread = 0  # bytes that have arrived and that the client has not taken yet
+        self.over = False  # the worker has nothing more to say on it, or never will
+        self.left = False  # nobody wants the answer any more
+        self.late = self.overdue = self.retried = False
+        self.timer: asyncio.TimerHandle | None = None
+        self._loop = loop
+        self._on_leave = on_leave
+        self._result: Result | None = None
+        self._error: HostError | None = None
+        self._chunks: deque[bytes] | None = None
+        self._granted = 0
+        self._wakeup: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.over:
+            self.left = True
+            self._on_leave(self)
+
+    async def soon(self) -> Result | None:
+        """The result, or None when it takes longer than a moment; raises the HostError that the call ended in."""
+        if self._result is None and self._error is None:
+            self._wakeup = self._loop.create_future()
+            await self._wakeup
+        if self._result is None and self._error is not None:
+            raise self._error
+        return self._result
+
+    async def result(self) -> Result:
+        """The function's answer, or its head when it is a stream; raises the HostError that it ended in."""
+        while (result := await self.soon()) is None:
+            pass
+        return result
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The rest of an incomplete result as it arrives; raises the HostError that cut it short."""
+        assert self._chunks is not None
+        while True:
+            while self._chunks:
+                chunk = self._chunks.popleft()
+                yield chunk
+                self._consumed(len(chunk))
+            if self.over or self._error is not None:
+                break
+            self._wakeup = self._loop.create_future()
+            await self._wakeup
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the head of a longer answer has arrived."""
+        return self._chunks is not None
+
+    def seconds(self) -> float:
+        """How long ago the call was accepted."""
+        return self._loop.time() - self.accepted_at
+
+    def _consumed(self, size: int) -> None:
+        self.unread -= size
+        self._granted += size
+        self.progress_at = self._loop.time()
+        if self._granted >= GRANT and not self.over and self.channel is not None:
+            self.channel.write(wire.frame(wire.CREDIT, self.stream, wire.U32.pack(self._granted)))
+            self._granted = 0
+
+    # What the channel and the pool tell it.
+
+    def answered(self, result: Result) -> None:
+        """The RESULT is here."""
+        self.status = self.status or result.status
+        self.over = result.complete
+        if not result.complete:
+            self._chunks = deque()
+            self.progress_at = self._loop.time()
+        self._result = result
+        self._wake()
+
+    def chunk_received(self, chunk: bytes) -> None:
+        """A CHUNK is here; ProtocolError when the worker sends more than it was granted."""
+        if self._chunks is None:
+            raise wire.ProtocolError("a CHUNK before its RESULT")
+        if self.left or self._error is not None:
+            return
+        self.unread += len(chunk)
+        if self.unread > wire.WINDOW + wire.PIECE:
+            raise wire.ProtocolError("a worker sent more than its window")
+        self.progress_at = self._loop.time()
+        self._chunks.append(chunk)
+        self._wake()
+
+    def ended(self) -> None:
+        """The END is here."""
+        self.over = True
+        self._wake()
+
+    def failed(self, error: HostError, *, over: bool = True) -> None:
+        """It ends in an error; not `over` while a worker still has it."""
+        self._error = self._error or error
+        self.status = self.status or error.status
+        self.over = self.over or over
+        self._wake()
+
+    def is_late(self) -> None:
+        """It takes longer than a moment."""
+        self.late = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)

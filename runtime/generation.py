@@ -1,0 +1,273 @@
+"""One generation of a function, loaded, and its workers as the host sees them.
+
+Made by `pool.py`; starts processes through `spawner.py`, talks to them through `channel.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+
+from .calls import Result
+from .channel import Channel
+from .errors import HostError, StartFailed, WorkerDied
+from .exchange import Exchange
+from .process import Process
+from .registry import Function
+from .snapshots import Snapshot
+from .spawner import Loaded, Spawner, Zygote, passed_environment
+
+GRACE = 0.5  # seconds that a cancelled async call has to end before its process is looked at
+PONG_WAIT = 0.1  # seconds in which a loop that turns answers a PING
+REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
+RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
+FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
+
+log = logging.getLogger("spaces.worker")
+
+
+def specification(function: Function, snapshot: Snapshot, *, debug: bool) -> dict[str, Any]:
+    """What a zygote is told of a function: the JSON that `worker/zygote.py` reads."""
+    settings = function.settings
+    return {
+        "space": function.space,
+        "name": function.name,
+        "function_id": function.id,
+        "entry": snapshot.entry,
+        "folder": snapshot.folder,
+        "search": snapshot.search,
+        "modules": [
+            [module.name, module.path, module.code.decode("latin-1"), module.package, module.late]
+            for module in snapshot.modules
+        ],
+        "env": passed_environment(settings.env),
+        "secrets": settings.secrets,
+        "memory": settings.memory,
+        "fork": settings.fork,
+        "concurrency": settings.concurrency,
+        "max_body": settings.max_body,
+        "max_response": settings.max_response,
+        "debug": debug,
+    }
+
+
+class Generation:
+    """One content of a function's files, with the zygote that has imported it."""
+
+    def __init__(self, function: Function, snapshot: Snapshot, zygote: Zygote, loaded: Loaded) -> None:
+        self.function = function
+        self.snapshot = snapshot
+        self.zygote = zygote
+        self.loaded = loaded
+        self.workers: set[Worker] = set()
+        self.fresh = loaded.unsafe is not None or function.settings.fork == "never"
+        self.capacity = function.settings.concurrency if loaded.kind.startswith("async") else 1
+        self.retired = False
+        if self.fresh:
+            zygote.end_import()
+
+    @classmethod
+    async def load(
+        cls,
+        function: Function,
+        snapshot: Snapshot,
+        spawner: Spawner,
+        on_line: Callable[[str], None],
+        *,
+        debug: bool,
+    ) -> Generation:
+        """Import the sources in a process of their own; LoadFailed when that does not work."""
+        zygote = Zygote(spawner, specification(function, snapshot, debug=debug), on_line)
+        try:
+            loaded = await zygote.load(function.settings.load_timeout)
+        except BaseException:
+            zygote.close()
+            raise
+        return cls(function, snapshot, zygote, loaded)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can start workers."""
+        return not self.retired and not self.zygote.closed and (self.fresh or self.zygote.alive)
+
+    def retire(self) -> None:
+        """No new workers; the zygote ends with the last one there is."""
+        self.retired = True
+        if not self.workers:
+            self.zygote.close()
+
+    def kill(self) -> None:
+        """End everything of it now."""
+        self.retired = True
+        for worker in tuple(self.workers):
+            worker.process.kill()
+        self.zygote.close()
+
+
+class Home(Protocol):
+    """What a worker tells its pool."""
+
+    tasks: anyio.abc.TaskGroup
+
+    def released(self, worker: Worker, exchange: Exchange, result: Result | None) -> None:
+        """A call is over."""
+
+    def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
+        """The worker has ended, with calls in it that it had never begun."""
+
+    def removed(self, worker: Worker) -> None:
+        """The worker takes no further calls."""
+
+    def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
+        """A call's output."""
+
+
+class Worker:
+    """One process running a function, and the calls in it. It takes calls at once: its socket holds them."""
+
+    def __init__(self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        ours, theirs = socket.socketpair()
+        self.generation = generation
+        self.capacity = generation.capacity
+        self.idle_since = loop.time()
+        self.is_ready = False
+        self.leaving = False
+        self.is_gone = False
+        self._home = home
+        self._loop = loop
+        self.channel = Channel(ours, self, loop)
+        with theirs:
+            self.process: Process = generation.zygote.fork(theirs, fresh=generation.fresh)
+        generation.workers.add(self)
+        self.process.on_end(self._ended)
+
+    @property
+    def busy(self) -> int:
+        """How many calls are in it."""
+        return len(self.channel.exchanges)
+
+    def start(self, exchange: Exchange) -> None:
+        """Give it a call."""
+        now = self._loop.time()
+        exchange.started_at = now
+        self.channel.start(exchange, time.time() + exchange.deadline - now)
+
+    def retire(self) -> None:
+        """End it once it has no calls: by closing its socket, by force if that does not do."""
+        if not self.leaving:
+            self.leaving = True
+            self._home.removed(self)
+        if not self.channel.exchanges and not self.channel.closed:
+            self.channel.close()
+            timer = self._loop.call_later(RETIRE_WAIT, self.process.kill)
+            self.process.on_end(timer.cancel)
+
+    async def stop(self, exchange: Exchange) -> None:
+        """A call's deadline has passed: end the call, by its process if need be."""
+        if self.capacity > 1 and await self._cancelled(exchange):
+            return
+        stack = await self.process.stack()
+        if exchange.stream not in self.channel.exchanges:
+            return
+        log.error(
+            "%s did not stop at its deadline of %g s; it was %s; its process is killed",
+            self.generation.function.label, exchange.timeout, place(stack, self.generation.snapshot.folder),
+            extra={"call_id": exchange.call.label, "function": self.generation.function.label, "stack": stack},
+        )  # fmt: skip
+        self.leaving = True
+        self._home.removed(self)
+        self.process.kill()
+
+    async def _cancelled(self, exchange: Exchange) -> bool:
+        """Whether an async call ended when told to; if its loop still turns, the other calls finish first."""
+        self.channel.cancel(exchange)
+        if await self._left(exchange, GRACE):
+            return True
+        self.leaving = True
+        self._home.removed(self)
+        with anyio.move_on_after(PONG_WAIT) as waited:
+            await self.channel.ping()
+        while not waited.cancelled_caught and len(self.channel.exchanges) > 1 and not self.is_gone:
+            await anyio.sleep(0.05)
+        return False
+
+    async def _left(self, exchange: Exchange, within: float) -> bool:
+        with anyio.move_on_after(within):
+            while self.channel.exchanges.get(exchange.stream) is exchange:
+                await anyio.sleep(0.01)
+            return True
+        return False
+
+    # What the channel tells it.
+
+    def ready(self) -> None:
+        self.is_ready = True
+
+    def released(self, exchange: Exchange, result: Result | None) -> None:
+        self._home.released(self, exchange, result)
+        if self.leaving:
+            self.retire()
+
+    def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
+        self._home.printed(exchange, level, text)
+
+    def broken(self, error: HostError | None) -> None:
+        if not self.leaving:
+            self.leaving = True
+            self._home.removed(self)
+        self.channel.close()
+        if error is not None:
+            self._fail(error)
+            self.process.kill()
+        elif not self.process.ended.is_set():
+            self._home.tasks.start_soon(self._await_reason)
+
+    async def _await_reason(self) -> None:
+        with anyio.move_on_after(REASON_WAIT):
+            await self.process.ended.wait()
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        """The process is gone, or as good as gone."""
+        if self.is_gone:
+            return
+        self.is_gone = self.leaving = True
+        self.channel.close()
+        reason = self.process.reason()
+        generation = self.generation
+        generation.workers.discard(self)
+        unstarted: list[Exchange] = []
+        error: HostError = WorkerDied(f"the function's process ended in the middle of the call: {reason}")
+        if not self.is_ready:
+            error = StartFailed(f"the function's process could not start: {reason}")
+            unstarted = [exchange for exchange in self.channel.exchanges.values() if not exchange.over]
+            self.channel.exchanges.clear()
+        self._fail(error)
+        self._home.gone(self, unstarted, error)
+        if generation.retired and not generation.workers:
+            generation.zygote.close()
+
+    def _fail(self, error: HostError) -> None:
+        exchanges = list(self.channel.exchanges.values())
+        self.channel.exchanges.clear()
+        for exchange in exchanges:
+            exchange.failed(error)
+            self._home.released(self, exchange, None)
+
+
+def place(stack: str, folder: str) -> str:
+    """Where a process was, in words, from what faulthandler wrote: the innermost frame of the user's files."""
+    frames = list(FRAME.finditer(stack))
+    theirs = [frame for frame in frames if frame["file"].startswith(folder)]
+    if not frames:
+        return "in a place that it could not name"
+    frame = (theirs or frames)[0]
+    return f"at {frame['file']}:{frame['line']} in {frame['name']}"

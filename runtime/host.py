@@ -1,0 +1,257 @@
+"""The host: every edge (HTTP dialects, command line) asks it, and it asks the organs. Read this file first.
+
+    async with Host(config) as host:
+        with host.invoke(call) as exchange:
+            result = await exchange.result()
+
+A call goes registry → pool → worker; a change on disk goes loader → registry → pools.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from . import config as configuration
+from . import telemetry
+from .calls import Call, CallIds, function_id
+from .config import Config
+from .errors import ConfigError, Draining, LoadFailed
+from .exchange import Exchange
+from .loader import Catalog, Loader
+from .pools import Pools
+from .registry import Function, Registry
+from .spawner import Spawner
+
+EAGER = 50  # in dev, so many changed functions at once are loaded before anybody calls them
+
+log = logging.getLogger("spaces.host")
+
+
+class FunctionStatus(msgspec.Struct, frozen=True):
+    """What GET /spaces/{space}/functions/{name} shows.
+
+    `state`: `cold` (not loaded; the first call loads it), `loading`, `ready`, or `failed` (its files
+    cannot be loaded, and there is no earlier generation that serves).
+    """
+
+    space: str
+    name: str
+    id: int
+    file: str
+    line: int
+    kind: str
+    takes: tuple[str, ...]
+    state: str
+    generation: str | None
+    workers: int
+    busy: int
+    waiting: int
+    load_error: dict[str, Any] | None
+
+
+class Host:
+    """One set of functions, their processes, and the way to call them.
+
+    Guarantee: within `async with`, every function on disk can be invoked; after it, no process is left.
+    """
+
+    def __init__(self, config: Config, *, debug: bool = False, watch: bool = True) -> None:
+        self.config = config
+        self.debug = debug
+        self.registry = Registry()
+        self.draining = False
+        self.ids = CallIds()
+        self.started_at = time.time()
+        self._watch = watch
+        self._loader = Loader(config)
+        self._spawner = Spawner()
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Host:
+        await self.scan()
+        await self._spawner.__aenter__()
+        await self._tasks.__aenter__()
+        self._pools = Pools(
+            self._loader,
+            self._spawner,
+            self._tasks,
+            self._printed,
+            max_zygotes=self.config.server.max_zygotes,
+            debug=self.debug,
+        )
+        self._tasks.start_soon(self._pools.tidy)
+        if self._watch:
+            self._tasks.start_soon(self._follow_changes)
+        self._warm_configured()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.draining = True
+        self._pools.close()
+        self._tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._tasks.__aexit__(None, None, None)
+            await self._spawner.__aexit__(None, None, None)
+
+    # Calls.
+
+    def lookup(self, space: str, name: str) -> Function:
+        """The function at this address; NotFound."""
+        return self.registry.lookup(space, name)
+
+    def invoke(self, call: Call) -> Exchange:
+        """Run a call now: enter the exchange, await its result. Raises CapacityError and NotFound at once."""
+        if self.draining:
+            raise Draining
+        return self._pools.lease(self.registry.lookup(call.space, call.name), call)
+
+    async def drain(self, timeout: float) -> bool:
+        """Take no new calls and wait for those under way; whether all ended in time."""
+        self.draining = True
+        with anyio.move_on_after(timeout) as waiting:
+            while any(pool.busy for pool in self._pools):
+                await anyio.sleep(0.01)
+        return not waiting.cancelled_caught
+
+    # What is here.
+
+    def status(self, function: Function) -> FunctionStatus:
+        """A function and how it is doing."""
+        pool = self._pools.find(function)
+        current = pool.current if pool is not None else None
+        return FunctionStatus(
+            space=function.space,
+            name=function.name,
+            id=function.id,
+            file=self._relative(function.path),
+            line=function.line,
+            kind=current.loaded.kind if current else function.kind,
+            takes=current.loaded.takes if current else function.takes,
+            state=pool.state if pool is not None else "cold",
+            generation=current.snapshot.digest[:12] if current else None,
+            workers=len(current.workers) if current else 0,
+            busy=sum(worker.busy for worker in current.workers) if current else 0,
+            waiting=len(pool.waiting) if pool is not None else 0,
+            load_error=self.describe(pool.error) if pool is not None and pool.error else None,
+        )
+
+    def describe(self, error: LoadFailed) -> dict[str, Any]:
+        """A load error as it is shown: paths relative to ROOT."""
+        shown: dict[str, Any] = {"message": error.message, **error.details}
+        if "file" in shown:
+            shown["file"] = self._relative(Path(shown["file"]))
+        return shown
+
+    def metrics(self) -> bytes:
+        """The Prometheus text of every function that was ever called."""
+        states = [
+            telemetry.FunctionState(
+                pool.function.space,
+                pool.function.name,
+                pool.stats,
+                sum(1 for worker in pool.workers if not worker.busy),
+                sum(1 for worker in pool.workers if worker.busy),
+                len(pool.waiting),
+            )
+            for pool in self._pools
+        ]
+        return telemetry.render(states, len(self.registry.functions), self.started_at)
+
+    async def load(self, function: Function) -> LoadFailed | None:
+        """Load a function now, as its first call would; the error, if it cannot be loaded."""
+        self._pools.warm(function)
+        pool = self._pools.find(function)
+        assert pool is not None
+        while pool.loading:
+            await anyio.sleep(0.005)
+        return pool.error
+
+    # Changes on disk.
+
+    async def scan(self, spaces: set[str] | None = None) -> None:
+        """Read which functions there are: everywhere, or in these spaces again."""
+        catalog = await anyio.to_thread.run_sync(self._loader.scan, spaces)
+        self.registry = self._registry_of(catalog)
+        self.hints = catalog.hints
+
+    def _registry_of(self, catalog: Catalog) -> Registry:
+        known = self.registry.functions
+        functions = {}
+        for key, found in catalog.functions.items():
+            settings = self.config.settings(found.space, found.name)
+            before = known.get(key)
+            if before is not None and (before.path, before.digest) == (found.path, found.digest):
+                functions[key] = msgspec.structs.replace(before, settings=settings)
+                continue
+            functions[key] = Function(
+                id=function_id(found.space, found.name),
+                space=found.space,
+                name=found.name,
+                path=found.path,
+                line=found.line,
+                kind=found.kind,
+                takes=found.takes,
+                digest=found.digest,
+                settings=settings,
+            )
+        return Registry(spaces=catalog.spaces, functions=functions)
+
+    async def _follow_changes(self) -> None:
+        async for paths in self._loader.watch():
+            before = self.registry
+            if self.config.file in paths:
+                self._reconfigure()
+                await self.scan()
+            else:
+                await self.scan(self._loader.affected(paths))
+            self._pools.update(self.registry, paths)
+            self._report_changes(before)
+
+    def _reconfigure(self) -> None:
+        try:
+            config = configuration.load(self.config.root)
+        except ConfigError as error:
+            log.error("%s\n(the settings before go on)", error.message)
+            return
+        if config.server != self.config.server:
+            log.warning("spaces.toml: changes in [server] take effect at the next start")
+        self.config = msgspec.structs.replace(config, server=self.config.server)
+        self._loader.configure(self.config)
+        log.info("spaces.toml loaded")
+
+    def _report_changes(self, before: Registry) -> None:
+        old, new = before.functions, self.registry.functions
+        for key in old.keys() - new.keys():
+            log.info("%s removed", old[key].label)
+        touched = []
+        for key in new.keys() - old.keys():
+            log.info("%s added (%s)", new[key].label, self._relative(new[key].path))
+            touched.append(new[key])
+        touched += [new[key] for key in new.keys() & old.keys() if new[key].digest != old[key].digest]
+        if self.debug:  # who edits a file wants to hear of its mistakes before the next call
+            for function in touched[:EAGER]:
+                self._pools.warm(function)
+        self._warm_configured()
+
+    def _warm_configured(self) -> None:
+        for function in self._with_min_workers(self.registry.functions.values()):
+            self._pools.warm(function)
+
+    def _with_min_workers(self, functions: Iterable[Function]) -> Sequence[Function]:
+        return [function for function in functions if function.settings.min_workers]
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.config.root)) if path.is_relative_to(self.config.root) else str(path)
+
+    # Output of handlers.
+
+    def _printed(self, function: Function, exchange: Exchange | None, level: int, text: str) -> None:
+        extra = {"function": function.label, "call_id": exchange.call.label if exchange else None}
+        logging.getLogger("spaces.output").log(level, "%s", text, extra=extra)

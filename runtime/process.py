@@ -1,0 +1,217 @@
+"""Processes as the host sees them: a zygote's control socket, a forked process, a zygote's family.
+
+Used by `spawner.py`; the other end of a control socket is `worker/zygote.py`. Every process is known by
+a pidfd, so that what is killed is what was meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from .worker import process as worker_process
+from .worker.output import STACK_SIGNAL
+
+STACK_WAIT = 0.1  # seconds that a stuck process is given to write down where it is
+STACK_SIZE = 64 * 1024
+
+Message = dict[str, Any]
+
+
+class Control:
+    """The host's end of a zygote's control socket: one JSON object a message, descriptors beside it."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Message, list[int]], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._on_message = on_message
+        self._on_close = on_close
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+        self.closed = False
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send in order, at once where the socket takes it; the descriptors are duplicated by then."""
+        if self.closed:
+            return
+        self._unsent.append((json.dumps(message).encode(), tuple(os.dup(fd) for fd in fds)))
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def close(self) -> None:
+        """Close our end, which ends the zygote and everything below it."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for _, fds in self._unsent:
+            _close_all(fds)
+        self._unsent.clear()
+        self._on_close()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                socket.send_fds(self._sock, [data], fds)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._flush)
+                return
+            except OSError:
+                self.close()
+                return
+            self._unsent.popleft()
+            _close_all(fds)
+        self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, 262144, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self.close()
+            return
+        self._on_message(json.loads(data), fds)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class Process:
+    """One forked process. Its pid is known a moment after the fork was asked for."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.code: int | None = None  # exit status, negative for a signal; None: unknown
+        self.ended = asyncio.Event()
+        self.failure: str | None = None  # why it could not be forked
+        self.faults = os.memfd_create("faults")
+        self._pidfd: int | None = None
+        self._doomed = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once it is gone; at once when it is gone already."""
+        if self.ended.is_set():
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def started(self, pid: int, pidfd: int) -> None:
+        self.pid, self._pidfd = pid, pidfd
+        if self._doomed:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL, now or as soon as there is something to kill."""
+        self._doomed = True
+        self._signal(signal.SIGKILL)
+
+    def finished(self, code: int | None, failure: str | None = None) -> None:
+        """It is gone: called once, by whoever learns it first."""
+        if self.ended.is_set():
+            return
+        self.code, self.failure = code, failure
+        self.ended.set()
+        os.close(self.faults)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        for callback in self._callbacks:
+            callback()
+        self._callbacks.clear()
+
+    async def stack(self) -> str:
+        """Where it is stuck, innermost frame first, as faulthandler writes it; empty when it cannot say."""
+        before = 0 if self.ended.is_set() else os.fstat(self.faults).st_size
+        self._signal(STACK_SIGNAL)
+        with anyio.move_on_after(STACK_WAIT):
+            while not self.ended.is_set():
+                text = os.pread(self.faults, STACK_SIZE, before)
+                if text.endswith(b"\n"):
+                    return text.decode("utf-8", "replace")
+                await anyio.sleep(0.002)
+        return ""
+
+    def reason(self) -> str:
+        """How it ended, in words."""
+        if self.failure is not None:
+            return self.failure
+        if self.code is None:
+            return "its process ended"
+        if self.code == worker_process.EXIT_MEMORY:
+            return "its memory limit was reached"
+        if self.code < 0:
+            name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else str(-self.code)
+            return f"its process was killed by {name}"
+        return f"its process exited with status {self.code}"
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+
+
+class Family:
+    """The processes that one zygote has forked for us, by request until they have a pid, then by pid."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, Process] = {}
+        self._alive: dict[int, Process] = {}
+        self._last = 0
+
+    def fork(self, control: Control, op: str, fds: Sequence[int]) -> Process:
+        """Ask the zygote for a process; the descriptors, and one for its stack dumps, become its own."""
+        process = Process()
+        if control.closed:
+            process.finished(None, "its zygote ended")
+            return process
+        self._last += 1
+        self._asked[self._last] = process
+        control.send({"op": op, "id": self._last}, (*fds, process.faults))
+        return process
+
+    def handle(self, message: Message, fds: list[int]) -> None:
+        """A zygote's `forked`, `fork_failed` or `exited`."""
+        match message["op"]:
+            case "forked":
+                process = self._asked.pop(message["id"])
+                self._alive[message["pid"]] = process
+                process.started(message["pid"], fds[0])
+            case "fork_failed":
+                failure = f"no process could be forked: {message['message']}"
+                self._asked.pop(message["id"]).finished(None, failure)
+            case "exited":
+                self._alive.pop(message["pid"]).finished(message["code"])
+            case _:  # the base zygote's "ready"
+                pass
+
+    def lost(self) -> None:
+        """The zygote is gone, and with it every process it forked."""
+        for process in (*self._asked.values(), *self._alive.values()):
+            process.finished(None, "its zygote ended")
+        self._asked.clear()
+        self._alive.clear()

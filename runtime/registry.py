@@ -1,0 +1,52 @@
+"""What functions there are: data that `loader.py` fills and `host.py` reads, replaced whole on a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import msgspec
+
+from .config import FunctionSettings
+from .errors import NotFound
+
+
+class Function(msgspec.Struct, frozen=True):
+    """One function on disk. `digest` is the hash of its entry file, `kind` and `takes` are read, not run."""
+
+    id: int
+    space: str
+    name: str
+    path: Path
+    line: int
+    kind: str
+    takes: tuple[str, ...]
+    digest: str
+    settings: FunctionSettings
+
+    @property
+    def label(self) -> str:
+        return f"{self.space}/{self.name}"
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """The lookup table."""
+
+    spaces: tuple[str, ...] = ()
+    functions: Mapping[tuple[str, str], Function] = {}
+
+    def lookup(self, space: str, name: str) -> Function:
+        """The function of that name; NotFound says which part of the address is unknown."""
+        function = self.functions.get((space, name))
+        if function is not None:
+            return function
+        if space not in self.spaces:
+            raise NotFound(f"there is no space `{space}` here", details={"space": space})
+        raise NotFound(f"there is no function `{name}` in space `{space}`", details={"space": space, "function": name})
+
+    def in_space(self, space: str) -> Collection[Function]:
+        """The space's functions by name; NotFound when there is no such space."""
+        if space not in self.spaces:
+            raise NotFound(f"there is no space `{space}` here", details={"space": space})
+        found = [function for key, function in self.functions.items() if key[0] == space]
+        return sorted(found, key=lambda function: function.name)

@@ -1,0 +1,131 @@
+"""The server: a listening socket, an engine on it, signals, and the order in which everything ends.
+
+Started by `cli.py`; runs `app.py` around a `host.py`. On SIGTERM or SIGINT it stops listening, lets what runs
+finish within `drain_timeout`, ends every child, and returns; a second signal ends the waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+
+import anyio
+import hypercorn.asyncio
+import hypercorn.config
+
+from .app import App
+from .config import Config, ServerSettings, is_loopback, parse_bind
+from .errors import ConfigError
+from .host import Host
+
+BACKLOG = 2048
+KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
+
+log = logging.getLogger("spaces.server")
+
+Engine = Callable[[App, ServerSettings, socket.socket, anyio.Event], Awaitable[None]]
+
+
+def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
+    """The listening socket; ConfigError when it cannot be had, or may not be had without `--open`."""
+    host, port = parse_bind(settings.bind)
+    if not exposed and not is_loopback(host):
+        raise ConfigError(
+            f"{settings.bind} can be reached from other machines, and there are no tokens: anybody who reaches "
+            "it could run these functions. Bind to 127.0.0.1, or say --open if something in front checks who calls"
+        )
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {settings.bind}: {error.strerror or error}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def url_of(sock: socket.socket, settings: ServerSettings) -> str:
+    """Where a client finds it."""
+    host, port = sock.getsockname()[:2]
+    return f"{'https' if settings.certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[[Host, str], None]) -> None:
+    """Serve until told to end. `announce` is called once calls can be taken, with the address."""
+    engine = ENGINES[config.server.engine]
+    with listen(config.server, exposed=exposed) as sock:
+        async with Host(config, debug=dev) as host:
+            stop = anyio.Event()
+            app = App(host, log_calls=dev or config.server.access_log)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_await_signals, stop, tasks.cancel_scope)
+                announce(host, url_of(sock, config.server))
+                await engine(app, config.server, sock, stop)
+                await host.drain(0 if tasks.cancel_scope.cancel_called else config.server.drain_timeout)
+                tasks.cancel_scope.cancel()
+    log.info("ended")
+
+
+async def _await_signals(stop: anyio.Event, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if stop.is_set():
+                log.warning("%s again: ending now", number.name)
+                scope.cancel()
+                return
+            log.info("%s: finishing what runs", number.name)
+            stop.set()
+
+
+async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
+    """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
+    config = hypercorn.config.Config()
+    config.bind = [f"fd://{sock.fileno()}"]
+    config.certfile = str(settings.certfile) if settings.certfile else None
+    config.keyfile = str(settings.keyfile) if settings.keyfile else None
+    if settings.http3:
+        host, port = sock.getsockname()[:2]
+        config.quic_bind = [f"{host}:{port}"]
+    config.graceful_timeout = settings.drain_timeout
+    config.keep_alive_timeout = KEEP_ALIVE
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+
+
+async def uvicorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
+    """HTTP/1.1 parsed in C."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise ConfigError('engine = "uvicorn" needs the extra: pip install "spaces-runtime[fast]"') from None
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(KEEP_ALIVE),
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+        ssl_certfile=settings.certfile,
+        ssl_keyfile=settings.keyfile,
+    )
+    server = uvicorn.Server(config)
+    setattr(server, "capture_signals", nullcontext)  # noqa: B010 - signals are ours
+
+    async def stop_server() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_server)
+        await server.serve(sockets=[sock])
+        tasks.cancel_scope.cancel()
+
+
+ENGINES: dict[str, Engine] = {"hypercorn": hypercorn_engine, "uvicorn": uvicorn_engine}

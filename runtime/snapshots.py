@@ -1,0 +1,278 @@
+"""The sources of one function at one moment: its entry file and the local modules that it imports.
+
+Taken by `loader`, in a thread; read through `sources`. What is taken goes to the function's process, where
+`worker/importer.py` serves imports from it, so how names are resolved here must agree with that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from errno import ENOENT
+from stat import S_ISREG
+
+import msgspec
+
+from runtime import sources
+from runtime.errors import LoadFailed
+
+QUIET = 0.02  # seconds for which a file must have been left alone: a slow save is not read half-way
+ATTEMPTS = 30
+PATIENCE = 2
+_RACY = 2_000_000_000  # ns: a file that young could change again without its stamp showing it
+
+Stamp = tuple[int, int, int, int]
+
+
+class Module(msgspec.Struct, frozen=True):
+    """One source file. `name` is the full dotted one: functions.<space>.<path below the space's folder>.
+
+    `late`: when it is imported by its short name, an installed package of that name goes first.
+    """
+
+    name: str
+    path: str
+    code: bytes
+    package: bool
+    late: bool
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The sources of one generation, as they all were on disk at one moment; `modules[0]` is the entry.
+
+    `folder` is the entry's own. `search` is what goes to the end of sys.path: that folder, then the space's.
+    """
+
+    space: str
+    name: str
+    entry: str
+    folder: str
+    search: tuple[str, ...]
+    modules: tuple[Module, ...]
+    digest: str
+    files: frozenset[str]
+
+
+def take(space: str, name: str, folder: str) -> Snapshot:
+    """The sources of function `name` of the space in `folder`. LoadFailed where there are none to be had.
+
+    Every file was read twice with the same result, so a change that was going on is in it as a whole or not
+    at all. Files saved a moment ago are given QUIET to be finished, and an entry that is missing is looked
+    for again after QUIET: some editors move a file away before they write the new one.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            reading = _Reading(space, name, folder)
+        except LoadFailed:
+            if attempt >= PATIENCE:
+                raise
+            time.sleep(QUIET)
+        else:
+            if reading.holds():
+                return reading.snapshot()
+    raise LoadFailed(f"{name} and what it imports kept changing while they were being read")
+
+
+def digest_now(space: str, name: str, folder: str) -> str | None:
+    """The digest that a snapshot would have now, going by one reading; None where there is no function."""
+    try:
+        return _Reading(space, name, folder).digest()
+    except LoadFailed:
+        return None
+
+
+def file_digest(path: str) -> str:
+    """The SHA-256 of the file's content in hexadecimal; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(read(path)[0]).hexdigest()
+    except OSError:
+        return ""
+
+
+def read(path: str) -> tuple[bytes, Stamp | None]:
+    """A file's content, and its stamp from before. OSError, also for what is no ordinary file."""
+    status = os.stat(path)
+    if not S_ISREG(status.st_mode):
+        raise FileNotFoundError(ENOENT, "not a file", path)
+    with open(path, "rb") as file:
+        return file.read(), stamp(status)
+
+
+def stamp(status: os.stat_result) -> Stamp | None:
+    """What differs when a file has been changed; None where the file is too young to rely on that."""
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _RACY:
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def find_entry(name: str, folder: str) -> str:
+    """The file of function `name`: NAME.py if it has a `handle`, otherwise NAME/handler.py. LoadFailed."""
+    plain = os.path.join(folder, f"{name}.py")
+    problem = f"{plain} was deleted"
+    for path in (plain, os.path.join(folder, name, "handler.py")):
+        try:
+            code, _ = read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problem = f"{path} cannot be read: {error.strerror}"
+            continue
+        if sources.signature(code) is not None:
+            return path
+        problem = f"{path} has no `handle`"
+    raise LoadFailed(problem)
+
+
+class _Reading:
+    """One reading of a function's files, from the entry on."""
+
+    def __init__(self, space: str, name: str, folder: str) -> None:
+        self.space, self.name, self.folder = space, name, folder
+        self.entry = find_entry(name, folder)
+        self.own = os.path.dirname(self.entry)
+        self.modules: dict[str, Module] = {}
+        self._states: dict[str, tuple[Stamp | None, str]] = {}
+        self._todo: list[Module] = []
+        # A user's own module `functions` must stay importable beside the package that we make up.
+        taken = any(_is_module(os.path.join(place, "functions")) for place in (self.own, folder))
+        self.home = f"functions_.{space}" if taken else f"functions.{space}"
+        self._folders = {self.home: folder}
+        self._own_package = self.home
+        stem = name
+        if self.own != folder:
+            self._own_package, stem = f"{self.home}.{name}", "handler"
+        self._own_stem = stem
+        if not self._take(f"{self._own_package}.{stem}", self.entry, late=True):
+            raise LoadFailed(f"{self.entry} was deleted")
+        if self.own != folder:
+            self._folders[self._own_package] = self.own
+            self._take(self._own_package, os.path.join(self.own, "__init__.py"), late=True, package=True)
+        while self._todo:
+            module = self._todo.pop()
+            for statement in sources.imports(module.code):
+                self._resolve(module, statement)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            space=self.space,
+            name=self.name,
+            entry=self.entry,
+            folder=self.own,
+            search=tuple(dict.fromkeys((self.own, self.folder))),
+            modules=tuple(self.modules.values()),
+            digest=self.digest(),
+            files=frozenset(self._states),
+        )
+
+    def digest(self) -> str:
+        """One hash over the names, paths and contents of all modules."""
+        hashed = hashlib.sha256()
+        for name, module in sorted(self.modules.items()):
+            hashed.update(f"{name}\0{module.path}\0{self._states[module.path][1]}\n".encode("utf-8", "replace"))
+        return hashed.hexdigest()
+
+    def holds(self) -> bool:
+        """Whether every file still is as it was read, after waiting for the youngest to be QUIET old."""
+        time.sleep(max((_unrest(path) for path in self._states), default=0.0))
+        return all(self._is_unchanged(path, *state) for path, state in self._states.items())
+
+    def _is_unchanged(self, path: str, then: Stamp | None, digest: str) -> bool:
+        try:
+            if then is not None and stamp(os.stat(path)) == then:
+                return True
+        except OSError:
+            return False
+        return file_digest(path) == digest
+
+    def _take(self, name: str, path: str, *, late: bool, package: bool = False) -> bool:
+        """Read a file into the snapshot; False where there is none that can be read."""
+        try:
+            code, state = read(path)
+        except OSError:
+            return False
+        module = Module(name, path, code, package, late)
+        self.modules[name] = module
+        self._states[path] = state, hashlib.sha256(code).hexdigest()
+        self._todo.append(module)
+        return True
+
+    def _resolve(self, module: Module, statement: sources.Import) -> None:
+        """Take what one import statement names, as far as that is local."""
+        parts = statement.module.split(".") if statement.module else []
+        for package, names in self._starts(module, parts, statement.level):
+            if self._follow(package, names, statement.names):
+                return
+
+    def _starts(self, module: Module, parts: list[str], level: int) -> Iterator[tuple[str, list[str]]]:
+        """From which packages to look, and for what, in the order of preference."""
+        home = self.home.split(".")
+        if level:
+            package = module.name.split(".")
+            depth = len(package) - level + module.package
+            if depth >= len(home):
+                yield ".".join(package[:depth]), parts
+        elif parts[:2] == home:
+            yield self.home, parts[2:]
+        elif parts and parts[0] not in sys.stdlib_module_names and parts[0] != self._own_stem:
+            # A folder without __init__.py counts only where no file has the name, as with sys.path.
+            places = dict.fromkeys((self._own_package, self.home))
+            real = [place for place in places if _is_module(os.path.join(self._folders[place], parts[0]))]
+            yield from ((place, parts) for place in real or places)
+
+    def _follow(self, package: str, parts: list[str], names: tuple[str, ...]) -> bool:
+        """Take what lies on the way down from `package`, then `names` of the last; False: nothing is."""
+        for depth, part in enumerate(parts):
+            step = self._step(package, part)
+            if step is None:
+                return depth > 0
+            package = step
+        if "*" in names and package in self.modules:
+            names += sources.exported(self.modules[package].code)
+        for name in names:
+            self._step(package, name)
+        return True
+
+    def _step(self, package: str, part: str) -> str | None:
+        """The full name of the module or package `part` in `package`; it is in the snapshot from now on."""
+        folder = self._folders.get(package)
+        if folder is None or not part or os.sep in part:
+            return None
+        name, path = f"{package}.{part}", os.path.join(folder, part)
+        if name in self.modules or name in self._folders:
+            return name
+        late = package == self.home and _is_function(path)
+        if self._take(name, os.path.join(path, "__init__.py"), late=late, package=True):
+            self._folders[name] = path
+        elif not self._take(name, f"{path}.py", late=late):
+            if not os.path.isdir(path):
+                return None
+            self._folders[name] = path
+        return name
+
+
+def _has_handle(path: str) -> bool:
+    try:
+        return sources.signature(read(path)[0]) is not None
+    except OSError:
+        return False
+
+
+def _is_function(path: str) -> bool:
+    """Whether the file or folder of this path without its suffix, in the space's folder, is a function's."""
+    return _has_handle(f"{path}.py") or os.path.isfile(os.path.join(path, "handler.py"))
+
+
+def _is_module(path: str) -> bool:
+    return os.path.isfile(f"{path}.py") or os.path.isfile(os.path.join(path, "__init__.py"))
+
+
+def _unrest(path: str) -> float:
+    """Seconds until the file will have been left alone for QUIET."""
+    try:
+        age = time.time() - os.stat(path).st_ctime
+    except OSError:
+        return 0.0
+    return QUIET - age if 0 <= age < QUIET else 0.0

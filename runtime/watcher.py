@@ -1,0 +1,260 @@
+"""Tells which files changed below some folders, and whether one file beside them did.
+
+Used by `loader`; does it with watchfiles, in threads of its own. Knows Python files, nothing of functions.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Collection, Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import anyio
+import anyio.to_thread
+import watchfiles
+
+STEP = 10  # ms: a batch is over when nothing else changed for so long
+DEBOUNCE = 50  # ms: the longest that a batch goes on
+POLL = 500  # ms between two looks, where the system does not tell of changes
+MANY = 1000  # changes in a batch, from which on to look at everything is simpler and misses nothing
+LOCK_WAIT = 5.0  # seconds for which a git operation may hold a batch back
+PAUSE = 0.1  # seconds before watching begins again after it broke
+
+log = logging.getLogger("spaces.loader")
+
+
+class _Note(enum.Enum):
+    STOP = enum.auto()
+    AGAIN = enum.auto()  # a tree has come or gone: watch anew
+    ALL = enum.auto()  # too much to tell
+
+
+def is_ignored(name: str) -> bool:
+    """Whether no file or folder of this name is ever a user's own code: caches, editors' files, dotfiles."""
+    return (
+        name.startswith((".", "#", "flycheck_"))
+        or name.endswith(("~", ".pyc", "___jb_tmp___", "___jb_old___"))
+        or name in ("__pycache__", "node_modules", "site-packages", "4913")
+    )
+
+
+class Watcher:
+    """Watches `trees`, folders with all that is in them, and the single `file`; none of them need exist yet.
+
+    What cannot be code is not told of: names that `is_ignored`, and files that are not `.py` or `.so`.
+    """
+
+    def __init__(self, file: Path, trees: Collection[Path]) -> None:
+        self._file = str(file)
+        self._trees = tuple(map(str, trees))
+        self._git_lock = _git_lock(file.parent)
+        self._queue: SimpleQueue[frozenset[str] | _Note] = SimpleQueue()
+        self._threads: list[_Thread] = []
+        self._closed = threading.Event()
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts the changes at INFO
+
+    def aim(self, trees: Collection[Path]) -> None:
+        """Watch these trees instead. From any thread."""
+        wanted = tuple(map(str, trees))
+        if wanted != self._trees:
+            self._trees = wanted
+            self._queue.put(_Note.AGAIN)
+
+    async def batches(self) -> AsyncGenerator[frozenset[Path] | None, None]:
+        """Paths that changed together; None: anything may have, so look at everything.
+
+        The first is None, once watching has begun: nothing that changes after it is missed. Ends promptly
+        when cancelled or closed. Iterate once.
+        """
+        limiter = anyio.CapacityLimiter(1)
+        try:
+            while True:
+                # When this is cancelled the thread is left behind, and `_close` ends its waiting.
+                found = await anyio.to_thread.run_sync(self._next, abandon_on_cancel=True, limiter=limiter)
+                if found is None or found:
+                    yield found
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._close)
+
+    def _next(self) -> frozenset[Path] | None:
+        if not self._threads:
+            self._begin()
+            return None
+        items = [self._queue.get()]
+        self._await_git()
+        items += self._waiting()
+        if _Note.AGAIN in items and not self._closed.is_set():
+            self._begin()
+            return None
+        if _Note.ALL in items:
+            return None
+        return frozenset(Path(path) for item in items if isinstance(item, frozenset) for path in item)
+
+    def _waiting(self) -> Iterator[frozenset[str] | _Note]:
+        while True:
+            try:
+                yield self._queue.get_nowait()
+            except Empty:
+                return
+
+    def _begin(self) -> None:
+        """Watch what is there now. Of folders that are not, and of the file, the folder above is watched."""
+        for thread in self._threads:
+            thread.stop()
+        above = {os.path.dirname(path) for path in (self._file, *self._trees)}
+        there = [tree for tree in self._trees if os.path.isdir(tree)]
+        self._threads = [_Thread(self, {_existing(folder) for folder in above}, recursive=False)]
+        if there:
+            self._threads.append(_Thread(self, there, recursive=True))
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            thread.began.wait()
+
+    def _close(self) -> None:
+        self._closed.set()
+        self._queue.put(_Note.STOP)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _await_git(self) -> None:
+        """Wait until no git operation is changing the files, unless it takes long or was left behind."""
+        give_up = time.monotonic() + LOCK_WAIT
+        while self._git_lock is not None and time.monotonic() < give_up:
+            try:
+                age = time.time() - os.stat(self._git_lock).st_mtime
+            except OSError:
+                return
+            if age > LOCK_WAIT or self._closed.wait(STEP / 1000):
+                return
+
+    # What its threads ask it.
+
+    def is_over(self) -> bool:
+        return self._closed.is_set()
+
+    def changed(self, changes: Collection[watchfiles.main.FileChange]) -> None:
+        """Some paths in the folders of one thread have changed."""
+        paths = frozenset(path for _, path in changes if self._concerns(path))
+        if any(change is not watchfiles.Change.modified and self._uproots(path) for change, path in changes):
+            self._queue.put(_Note.AGAIN)
+        elif len(changes) > MANY:
+            self._queue.put(_Note.ALL)
+        elif paths:
+            self._queue.put(paths)
+
+    def broken(self) -> None:
+        """One thread has ended although it should not have."""
+        if not self._closed.wait(PAUSE):
+            self._queue.put(_Note.AGAIN)
+
+    def _uproots(self, path: str) -> bool:
+        """Whether the path is a tree, or above one."""
+        return any(f"{tree}{os.sep}".startswith(f"{path}{os.sep}") for tree in self._trees)
+
+    def _concerns(self, path: str) -> bool:
+        if path == self._file:
+            return True
+        folder, name = os.path.split(path)
+        below = [path[len(tree) + 1 :] for tree in self._trees if path.startswith(f"{tree}{os.sep}")]
+        if name == "..data":  # what Kubernetes swaps when a mounted ConfigMap changes
+            return bool(below) or folder == os.path.dirname(self._file)
+        if all(any(map(is_ignored, rest.split(os.sep))) for rest in below):
+            return False
+        suffix = os.path.splitext(name)[1]
+        return suffix in (".py", ".so") or (not suffix and not os.path.isfile(path))
+
+
+class _Thread(threading.Thread):
+    """One watch of watchfiles, which polls once in STEP for events that the system has queued."""
+
+    def __init__(self, watcher: Watcher, folders: Collection[str], *, recursive: bool) -> None:
+        super().__init__(name="spaces watcher", daemon=True)
+        self.began = threading.Event()
+        self._watcher = watcher
+        self._folders = folders
+        self._recursive = recursive
+        self._stopping = False
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def is_set(self) -> bool:
+        """Whether to stop. watchfiles asks once a step, and first when the watch has been set up."""
+        self.began.set()
+        return self._stopping or self._watcher.is_over()
+
+    def run(self) -> None:
+        try:
+            self._follow(polling=None)
+        except FileNotFoundError as error:
+            self._broken(error)
+        except (OSError, RuntimeError) as error:
+            if self.began.is_set():
+                self._broken(error)
+            else:
+                self._poll(error)
+        finally:
+            self.began.set()
+
+    def _follow(self, polling: bool | None) -> None:
+        for changes in watchfiles.watch(
+            *self._folders,
+            watch_filter=None,
+            debounce=DEBOUNCE,
+            step=STEP,
+            stop_event=self,
+            rust_timeout=0,  # with a timeout it could lose what comes in at that very moment
+            raise_interrupt=False,
+            force_polling=polling,
+            poll_delay_ms=POLL,
+            recursive=self._recursive,
+            ignore_permission_denied=polling,
+        ):
+            self._watcher.changed(changes)
+
+    def _poll(self, error: Exception) -> None:
+        limit = "instances" if "os error 24" in str(error) else "watches"
+        log.warning(
+            "the system does not tell of changes in %s (%s): looking every %g s instead, so that a save takes"
+            " longer to be served; if a limit of inotify is the reason, raise it with"
+            " `sysctl fs.inotify.max_user_%s=…`",
+            ", ".join(self._folders), error, POLL / 1000, limit,
+        )  # fmt: skip
+        try:
+            self._follow(polling=True)
+        except (OSError, RuntimeError) as second:
+            self._broken(second)
+
+    def _broken(self, error: Exception) -> None:
+        if not self._stopping:
+            log.warning("watching for changes was interrupted (%s); it begins again", error)
+            self._watcher.broken()
+
+
+def _existing(folder: str) -> str:
+    """The folder, or the nearest above it that exists."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _git_lock(folder: Path) -> str | None:
+    """The file that git has while it changes the working tree that `folder` is in."""
+    for place in (folder, *folder.parents):
+        git = place / ".git"
+        if git.is_dir():
+            return str(git / "index.lock")
+        if git.is_file():  # a worktree or a submodule
+            try:
+                return str(place / git.read_text().removeprefix("gitdir:").strip() / "index.lock")
+            except (OSError, UnicodeDecodeError):
+                return None
+    return None

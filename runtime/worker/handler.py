@@ -1,0 +1,190 @@
+"""A loaded handler file: finds `handle`, decides what it takes, calls it.
+
+Loaded once in a function zygote (`zygote.py`), called by the loops in its workers. Sources come from the
+host (`importer.py`), call data through `context.py` and `body.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+import traceback
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from . import body, context, output
+from .importer import LocalImporter
+
+REQUEST_NAMES = ("req", "request", "event")
+KNOWN_NAMES = ("data", "function_call_info", "secrets", "req")
+KINDS = ("sync", "async", "generator", "async_generator")
+
+
+class LoadError(Exception):
+    """The file was imported, but there is no handler to call in it."""
+
+
+class Handler:
+    """One function in this process: `call(info)` runs it."""
+
+    def __init__(self, spec: dict[str, Any], handle: Callable[..., Any]) -> None:
+        self.spec = spec
+        self.entry: str = spec["entry"]
+        self.debug: bool = spec["debug"]
+        self.concurrency: int = spec["concurrency"]
+        self.max_body: int = spec["max_body"]
+        self.max_response: int = spec["max_response"]
+        self.handle = handle
+        self.kind = kind_of(handle)
+        self.is_async = self.kind.startswith("async")
+        self.extras: dict[str, str] = {}
+        self.import_seconds = 0.0
+        self.parameters = parameters_of(handle)
+        plan = plan_arguments(self.parameters)
+        self.request_convention = list(plan.values()) == ["req"]
+        self._bind = self._binder(plan)
+
+    def call(self, info: context.CallInfo) -> Any:
+        """What `handle` returns: a value, a coroutine, or a generator. Raises Refused for unfit data."""
+        return self._bind(info)
+
+    def describe(self) -> dict[str, Any]:
+        """What the host shows of it."""
+        return {
+            "kind": self.kind,
+            "takes": [parameter.name for parameter in self.parameters],
+            "extras": self.extras,
+            "import_seconds": self.import_seconds,
+        }
+
+    def _binder(self, plan: dict[str, str]) -> Callable[[context.CallInfo], Any]:
+        handle, secrets = self.handle, self.spec["secrets"]
+        decode = self._decoder(plan)
+        if list(plan.values()) == ["data", "function_call_info"] and not self._positional_only():
+            data_name, info_name = plan
+            return lambda info: handle(**{data_name: decode(info), info_name: info})
+        if list(plan.values()) == ["data"]:
+            return lambda info: handle(decode(info))
+        if list(plan.values()) == ["req"]:
+            return lambda info: handle(info)
+        sources: dict[str, Callable[[context.CallInfo], Any]] = {
+            "data": decode,
+            "function_call_info": lambda info: info,
+            "req": lambda info: info,
+            "secrets": lambda info: dict(secrets),
+        }
+        positional = self._positional_only()
+
+        def bind(info: context.CallInfo) -> Any:
+            given = {name: sources[source](info) for name, source in plan.items()}
+            return handle(*[given.pop(name) for name in positional], **given)
+
+        return bind
+
+    def _positional_only(self) -> list[str]:
+        return [p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY]
+
+    def _decoder(self, plan: dict[str, str]) -> Callable[[context.CallInfo], Any]:
+        name = next((name for name, source in plan.items() if source == "data"), None)
+        if name is None:
+            return lambda info: None
+        return body.decoder(annotation_of(self.handle, name))
+
+
+def load(spec: dict[str, Any]) -> Handler:
+    """Import the function's entry file and make its Handler; raises whatever the import raises, or LoadError."""
+    started = time.monotonic()
+    importer = LocalImporter(spec["modules"], space=spec["space"], name=spec["name"])
+    importer.install(spec["search"])
+    module = importer.load_entry()
+    handle = getattr(module, "handle", None)
+    if handle is None:
+        raise LoadError("there is no `handle` in this file: define `def handle(data): ...`")
+    if not callable(handle):
+        raise LoadError(f"`handle` is a {type(handle).__name__}, not a function")
+    loaded = Handler(spec, handle)
+    output.install_logging()
+    loaded.extras = importer.extras(spec["search"])
+    loaded.import_seconds = time.monotonic() - started
+    return loaded
+
+
+def kind_of(handle: Callable[..., Any]) -> str:
+    """One of KINDS, read through functools.partial, decorators made by functools.wraps, and callable objects."""
+    target = inspect.unwrap(handle)
+    while isinstance(target, functools.partial):
+        target = inspect.unwrap(target.func)
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    if inspect.isasyncgenfunction(target):
+        return "async_generator"
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(handle):
+        return "async"
+    return "generator" if inspect.isgeneratorfunction(target) else "sync"
+
+
+def parameters_of(handle: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of `handle`; LoadError where Python cannot tell."""
+    try:
+        return list(inspect.signature(handle).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"the parameters of `handle` cannot be read: {error}") from error
+
+
+def plan_arguments(parameters: list[inspect.Parameter]) -> dict[str, str]:
+    """Which parameter gets what: name → one of KNOWN_NAMES. LoadError for a required one that we do not know."""
+    plan: dict[str, str] = {}
+    for parameter in parameters:
+        name = parameter.name
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            plan |= {known: known for known in KNOWN_NAMES[:3] if known not in plan}
+        elif name in KNOWN_NAMES:
+            plan[name] = name
+        elif name in REQUEST_NAMES and len(parameters) == 1:
+            plan[name] = "req"
+        elif parameter.default is parameter.empty:
+            raise LoadError(
+                f"`handle` takes `{name}`, which is not known here: it may take data, function_call_info "
+                "and secrets, or req alone; give other parameters a default"
+            )
+    return plan
+
+
+def annotation_of(handle: Callable[..., Any], name: str) -> Any:
+    """The type that parameter `name` is annotated with, strings resolved."""
+    parameter = inspect.signature(handle).parameters.get(name)
+    if parameter is None or not isinstance(parameter.annotation, str):
+        return inspect.Parameter.empty if parameter is None else parameter.annotation
+    target = inspect.unwrap(handle)
+    target = target if inspect.isroutine(target) else type(target).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True)[name]
+    except NameError as error:
+        raise LoadError(f"the annotation of `{name}` cannot be resolved: {error}") from error
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Why a load failed, for the host: message, file and line nearest to the user, traceback without our frames."""
+    ours = os.path.dirname(os.path.abspath(__file__))
+    stack = traceback.TracebackException.from_exception(error)
+    theirs = [
+        entry
+        for entry in stack.stack
+        if not entry.filename.startswith((ours, "<frozen importlib")) and "/importlib/" not in entry.filename
+    ]
+    stack.stack[:] = theirs
+    file, line = (theirs[-1].filename, theirs[-1].lineno) if theirs else (None, None)
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno
+    message = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+    return {
+        "message": message[:4096],
+        "file": file,
+        "line": line,
+        "traceback": "".join(stack.format())[-32768:],
+    }

@@ -1,0 +1,100 @@
+"""What a process asks of the kernel about itself and its children: used by `zygote.py` and the loops.
+
+Linux's prctl(2) and /proc where they exist; elsewhere each call does nothing, and orphans are only
+caught by their closed sockets.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from os import _exit, getpid, getppid, kill, listdir, readlink
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+EXIT_MEMORY = 86  # a worker ended itself: its memory limit was reached
+EXIT_ORPHANED = 87  # the parent was gone before the child could tie itself to it
+
+_prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)  # None: not Linux
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become our children, so that we can end them."""
+    if _prctl is not None:
+        _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when `parent`, which forked it, ends."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if getppid() != parent:
+        _exit(EXIT_ORPHANED)
+
+
+def children() -> list[int]:
+    """The pids of this process's children, zombies included."""
+    try:
+        with open(f"/proc/self/task/{getpid()}/children") as listing:
+            return [int(pid) for pid in listing.read().split()]
+    except OSError:
+        return []
+
+
+def kill_children(spare: Iterable[int] = ()) -> list[int]:
+    """SIGKILL every child but `spare`; the pids that were killed (not yet reaped)."""
+    doomed = [pid for pid in children() if pid not in set(spare)]
+    for pid in doomed:
+        with suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+    return doomed
+
+
+def threads() -> int:
+    """How many OS threads this process has."""
+    try:
+        return len(listdir("/proc/self/task"))
+    except OSError:
+        return 1
+
+
+def open_sockets(ours: Iterable[int]) -> int:
+    """How many sockets are open in this process besides `ours`."""
+    count = 0
+    known = set(ours)
+    try:
+        fds = [int(name) for name in listdir("/proc/self/fd")]
+    except OSError:
+        return 0
+    for fd in fds:
+        with suppress(OSError):
+            count += fd not in known and readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+    return count
+
+
+def set_limits(memory: int | None) -> None:
+    """No core dumps; at most `memory` bytes of private data; the first to go when the machine runs out."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("900")
+
+
+def redirect_output(output: int) -> None:
+    """Standard input becomes empty; standard output and error go to `output`."""
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if output > 2:
+        os.close(output)

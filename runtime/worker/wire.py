@@ -1,0 +1,158 @@
+"""The frames between host and worker: one codec, both ways. See docs/reference/wire.md.
+
+Used by `loop.py` and `aloop.py` (the worker's end) and by `runtime/channel.py` (the host's end).
+A frame is a 12-byte prefix (payload length, kind, flags, stream) and its payload; integers are
+little-endian. Nothing is decoded here but lengths: method, path, query, headers and bodies stay bytes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+VERSION = 1
+
+# Kinds. Host to worker: CALL BODY CANCEL CREDIT PING. Worker to host: the others.
+READY, CALL, BODY, RESULT, CHUNK, END, ERROR, LOG, CANCEL, CREDIT, PING, PONG = range(1, 13)
+KINDS = frozenset(range(1, 13))
+
+# Flags.
+LAST = 1  # RESULT: the whole answer is in this frame. BODY: no more follows.
+FAILED = 2  # RESULT: the handler raised, or returned what cannot be encoded.
+
+MAX_PAYLOAD = 4 * 1024 * 1024  # a longer frame breaks the rules
+INLINE = 64 * 1024  # bodies up to this length travel inside their CALL or RESULT
+PIECE = 64 * 1024  # longer ones in BODY or CHUNK frames of this length
+WINDOW = 256 * 1024  # bytes of an answer under way before the host grants more (CREDIT)
+
+PREFIX = Struct("<IBBHI")  # payload length, kind, flags, 0, stream
+PREFIX_SIZE = PREFIX.size
+CALL_HEAD = Struct("<QdHBIIIQ")  # call id, deadline, attempt, lengths: method, path, query, headers, body
+RESULT_HEAD = Struct("<HII")  # status, microseconds in the handler, length of headers
+U32 = Struct("<I")
+READY_HEAD = Struct("<HI")  # version, pid
+
+
+class ProtocolError(Exception):
+    """The other end broke the rules of the wire."""
+
+
+class CallFrame(NamedTuple):
+    """A CALL's fields. `body` is complete when its length is `body_length`; else BODY frames follow."""
+
+    call_id: int
+    deadline: float
+    attempt: int
+    method: str
+    path: bytes
+    query: bytes
+    headers: bytes
+    body_length: int
+    body: bytes
+
+
+def frame(kind: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """One frame as bytes."""
+    return PREFIX.pack(len(payload), kind, flags, 0, stream) + payload
+
+
+def call_frame(
+    stream: int,
+    call_id: int,
+    deadline: float,
+    attempt: int,
+    method: bytes,
+    path: bytes,
+    query: bytes,
+    headers: bytes,
+    body_length: int,
+    body: bytes,
+) -> bytes:
+    """A CALL. `body` is the whole body, or empty when BODY frames of `body_length` bytes in all follow."""
+    size = CALL_HEAD.size + len(method) + len(path) + len(query) + len(headers) + len(body)
+    if size > MAX_PAYLOAD:
+        raise ProtocolError(f"the request's head is {size} bytes, more than {MAX_PAYLOAD}")
+    head = CALL_HEAD.pack(call_id, deadline, attempt, len(method), len(path), len(query), len(headers), body_length)
+    prefix = PREFIX.pack(size, CALL, 0, 0, stream)
+    return b"".join((prefix, head, method, path, query, headers, body))
+
+
+def parse_call(payload: bytes) -> CallFrame:
+    """The fields of a CALL's payload; ProtocolError when its lengths do not add up."""
+    try:
+        head = CALL_HEAD.unpack_from(payload)
+    except Exception as error:
+        raise ProtocolError("a CALL is shorter than its head") from error
+    call_id, deadline, attempt, m, p, q, h, body_length = head
+    method_end = CALL_HEAD.size + m
+    path_end = method_end + p
+    query_end = path_end + q
+    headers_end = query_end + h
+    inline = len(payload) - headers_end
+    if inline < 0 or (inline and inline != body_length):
+        raise ProtocolError("the lengths in a CALL do not add up")
+    return CallFrame(
+        call_id,
+        deadline,
+        attempt,
+        payload[CALL_HEAD.size : method_end].decode("ascii", "replace"),
+        payload[method_end:path_end],
+        payload[path_end:query_end],
+        payload[query_end:headers_end],
+        body_length,
+        payload[headers_end:],
+    )
+
+
+def result_frame(stream: int, status: int, micros: int, headers: bytes, body: bytes = b"", flags: int = LAST) -> bytes:
+    """A RESULT: whole with `LAST`, else the head of an answer whose CHUNKs follow."""
+    size = RESULT_HEAD.size + len(headers) + len(body)
+    prefix = PREFIX.pack(size, RESULT, flags, 0, stream)
+    return b"".join((prefix, RESULT_HEAD.pack(status, min(micros, 0xFFFFFFFF), len(headers)), headers, body))
+
+
+def parse_result(payload: bytes) -> tuple[int, int, bytes, bytes]:
+    """Status, microseconds, headers, body of a RESULT; ProtocolError when its lengths do not add up."""
+    try:
+        status, micros, length = RESULT_HEAD.unpack_from(payload)
+    except Exception as error:
+        raise ProtocolError("a RESULT is shorter than its head") from error
+    end = RESULT_HEAD.size + length
+    if end > len(payload) or not 200 <= status <= 599:
+        raise ProtocolError("a RESULT's status or lengths are out of range")
+    return status, micros, payload[RESULT_HEAD.size : end], payload[end:]
+
+
+def parse_u32(payload: bytes) -> int:
+    """The one number of a CREDIT."""
+    if len(payload) != 4:
+        raise ProtocolError("a CREDIT is not four bytes long")
+    value: int = U32.unpack(payload)[0]
+    return value
+
+
+class Reader:
+    """Cuts a byte stream into frames, whatever the pieces it arrives in."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> list[tuple[int, int, int, bytes]]:
+        """Every frame complete by now, as (kind, flags, stream, payload); ProtocolError for a bad prefix."""
+        if self._pending:
+            data = self._pending + data
+        frames = []
+        start, size = 0, len(data)
+        while size - start >= PREFIX_SIZE:
+            length, kind, flags, zero, stream = PREFIX.unpack_from(data, start)
+            if length > MAX_PAYLOAD or kind not in KINDS or zero:
+                raise ProtocolError(f"bad frame prefix: kind {kind}, {length} bytes")
+            end = start + PREFIX_SIZE + length
+            if end > size:
+                break
+            frames.append((kind, flags, stream, data[start + PREFIX_SIZE : end]))
+            start = end
+        self._pending = data[start:] if start else data
+        return frames

@@ -1,0 +1,220 @@
+"""Processes that fork others: the base zygote, and one function zygote per loaded generation.
+
+Started by `__main__.py`; told what to do by `runtime/spawner.py` over a control socket (SOCK_SEQPACKET,
+one JSON object a message, file descriptors beside it). A function zygote imports the handler
+(`handler.py`) and forks workers (`loop.py`, `aloop.py`). Names are bound at import, before any handler's
+code runs, so that a handler that patches the standard library cannot patch us.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable
+from json import dumps, loads
+from os import _exit, close, fork, getpid, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
+from select import POLLIN, poll
+from signal import SIG_DFL, SIGCHLD, signal
+from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket
+from traceback import print_exc
+from typing import Any, NoReturn
+
+from . import aloop, handler, loop, output, process
+
+Message = dict[str, Any]
+REAP_AGAIN_MS = 10
+PAGE = 1024 * 1024
+
+
+class Parent:
+    """A zygote's loop: serves one control socket, forks children, reports and buries them.
+
+    Guarantee: when it returns or its control socket closes, no descendant is left.
+    """
+
+    def __init__(self, control: socket) -> None:
+        self.control = control
+        self.pids: dict[int, int] = {}  # pidfd → pid
+        self._buried: set[int] = set()  # killed orphans that are not reaped yet
+        self._poll = poll()
+        self._poll.register(control, POLLIN)
+        process.adopt_orphans()
+
+    def serve(self, handle: Callable[[Message, list[int]], None]) -> NoReturn:
+        """Give each message to `handle` until the other end closes; then end everything below."""
+        while True:
+            for fd, _ in self._poll.poll(REAP_AGAIN_MS if self._buried else None):
+                if fd != self.control.fileno():
+                    self._report_exit(fd)
+                    continue
+                try:
+                    data, fds, _, _ = recv_fds(self.control, 65536, 8)
+                except OSError:  # the host ended with messages of ours unread
+                    data, fds = b"", []
+                if not data:
+                    self.end()
+                for inherited in fds:
+                    set_inheritable(inherited, False)
+                handle(loads(data), fds)
+            self._bury()
+
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Tell the host; it being gone is noticed by `serve`."""
+        try:
+            send_fds(self.control, [dumps(message).encode()], fds)
+        except OSError:
+            self.end()
+
+    def fork(self, run: Callable[[], NoReturn]) -> tuple[int, int]:
+        """Fork a child that runs `run`; its pid and a pidfd (ours to keep: it is polled)."""
+        parent = getpid()
+        pid = fork()
+        if pid == 0:
+            try:
+                process.die_with_parent(parent)
+                for pidfd in self.pids:
+                    close(pidfd)
+                self.control.close()
+                run()
+            except BaseException:
+                print_exc()
+            finally:
+                _exit(1)
+        pidfd = pidfd_open(pid)
+        self.pids[pidfd] = pid
+        self._poll.register(pidfd, POLLIN)
+        return pid, pidfd
+
+    def answer_fork(self, message: Message, fds: list[int], run: Callable[[], NoReturn]) -> None:
+        """Fork as the host asked, tell it the outcome, and let go of what was the child's."""
+        try:
+            pid, pidfd = self.fork(run)
+        except OSError as error:
+            self.send({"op": "fork_failed", "id": message["id"], "message": str(error)})
+        else:
+            self.send({"op": "forked", "id": message["id"], "pid": pid}, (pidfd,))
+        for fd in fds:
+            close(fd)
+
+    def _report_exit(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        close(pidfd)
+        pid = self.pids.pop(pidfd)
+        try:
+            code = waitstatus_to_exitcode(waitpid(pid, 0)[1])
+        except ChildProcessError:  # a handler's patched SIGCHLD reaped it before us
+            code = 0
+        self.send({"op": "exited", "pid": pid, "code": code})
+        self._buried.update(process.kill_children(spare=self.pids.values()))
+
+    def _bury(self) -> None:
+        for pid in tuple(self._buried):
+            try:
+                if waitpid(pid, os.WNOHANG)[0]:
+                    self._buried.discard(pid)
+            except ChildProcessError:
+                self._buried.discard(pid)
+        if self._buried:  # the dead may have left children of their own
+            self._buried.update(process.kill_children(spare=self.pids.values()))
+
+    def end(self) -> NoReturn:
+        """Kill every descendant, wait until they are gone, and exit."""
+        while process.kill_children() or self.pids:
+            try:
+                waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        _exit(0)
+
+
+def serve_base(control_fd: int) -> NoReturn:
+    """The base zygote: nothing of the user's is in it. Forks function zygotes and fresh workers."""
+    set_inheritable(control_fd, False)
+    parent = Parent(socket(AF_UNIX, SOCK_SEQPACKET, fileno=control_fd))
+    gc.collect()
+    gc.freeze()
+
+    def handle(message: Message, fds: list[int]) -> None:
+        # fds: [its control socket (load) or its worker socket (fresh), spec, output, faults]
+        run = run_function_zygote if message["op"] == "load" else run_fresh_worker
+        parent.answer_fork(message, fds, lambda: run(*fds))
+
+    parent.send({"op": "ready", "pid": getpid()})
+    parent.serve(handle)
+
+
+def read_spec(spec_fd: int) -> dict[str, Any]:
+    """What the host wrote of the function: see `runtime/spawner.py`."""
+    size = os.fstat(spec_fd).st_size  # pread: the descriptor's offset is shared with other processes
+    spec: dict[str, Any] = loads(b"".join(os.pread(spec_fd, PAGE, at) for at in range(0, size, PAGE)))
+    close(spec_fd)
+    return spec
+
+
+def load(spec_fd: int, output_fd: int) -> handler.Handler:
+    """Turn this process into the function's own: output, environment, limits, folder; import the handler."""
+    process.redirect_output(output_fd)
+    output.install()
+    spec = read_spec(spec_fd)
+    os.environ.clear()
+    os.environ.update(spec["env"])
+    process.set_limits(spec["memory"])
+    os.chdir(spec["folder"])
+    return handler.load(spec)
+
+
+def run_function_zygote(control_fd: int, spec_fd: int, output_fd: int, faults: int) -> NoReturn:
+    """Import the handler, say how that went, fork workers as asked."""
+    control = socket(AF_UNIX, SOCK_SEQPACKET, fileno=control_fd)
+    output.dump_stack_on_signal(faults)
+    try:
+        function = load(spec_fd, output_fd)
+        unsafe = forking_is_unsafe(control) if function.spec["fork"] == "auto" else None
+        ready = {"op": "ready", "unsafe": unsafe, **function.describe()}
+    except BaseException as error:
+        send_fds(control, [dumps({"op": "failed", **handler.describe_error(error)}).encode()], [])
+        _exit(1)
+    signal(SIGCHLD, SIG_DFL)
+    gc.collect()
+    gc.freeze()
+    parent = Parent(control)
+
+    def handle(message: Message, fds: list[int]) -> None:
+        parent.answer_fork(message, fds, lambda: run_worker(fds[0], function, fds[1]))
+
+    parent.send(ready)
+    parent.serve(handle)
+
+
+def forking_is_unsafe(control: socket) -> str | None:
+    """Why this process must not be forked to make workers, or None.
+
+    Threads that survive in the parent across a fork are missing in the child, with their locks held
+    (OpenBLAS and others end theirs before a fork: so one is tried). Open sockets would be shared.
+    """
+    pid = fork()
+    if pid == 0:
+        _exit(0)
+    waitpid(pid, 0)
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if process.threads() > 1:
+        return f"importing it left threads running ({', '.join(names) or 'not Python threads'})"
+    if process.open_sockets({control.fileno()}):
+        return "importing it left sockets open, which forked workers would share"
+    return None
+
+
+def run_fresh_worker(worker_fd: int, spec_fd: int, output_fd: int, faults: int) -> NoReturn:
+    """A worker with an import of its own, for functions that must not be forked."""
+    function = load(spec_fd, output_fd)
+    run_worker(worker_fd, function, faults)
+
+
+def run_worker(worker_fd: int, function: handler.Handler, faults: int) -> NoReturn:
+    """Serve calls on a socket until it closes."""
+    process.adopt_orphans()
+    output.dump_stack_on_signal(faults)
+    serve = aloop.serve if function.is_async else loop.serve
+    serve(socket(AF_UNIX, SOCK_STREAM, fileno=worker_fd), function)
+    _exit(0)
