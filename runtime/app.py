@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
+from urllib.parse import unquote, urlsplit
 
+import anyio
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from .clock import date_header
 from .dialects import spaces
-from .errors import Draining, HostError, LoadFailed, NotFound
+from .errors import Draining, HostError, LoadFailed, MethodNotAllowed, NotFound
 from .host import Host
+
+PAGE_METHODS = "GET, HEAD"
+LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
+LINGER_STEP = 5.0  # seconds that it may pause while it does
 
 log = logging.getLogger("spaces.call")
 
@@ -59,30 +67,43 @@ class App:
 
         try:
             address = self._invoke.find(scope)
+            if address is None and scope["raw_path"][:4].lower() == b"http":
+                _drop_authority(scope)
+                address = self._invoke.find(scope)
             if address is not None:
-                await self._invoke(address, scope, receive, sending)
+                await self._invoke(address, scope, receive, send)
             else:
+                scope["app"] = self  # so that the router raises what it does not allow
                 await self._router(scope, receive, self._with_call_id(scope, sending))
         except spaces.ClientLeft:
             pass
+        except HTTPException:
+            error = MethodNotAllowed(f"{scope['path']} can only be read", headers={"Allow": PAGE_METHODS})
+            await self._refuse(error, scope, receive, sending)
         except HostError as error:
-            if started:  # too late for a status: the connection is cut, which the client can tell from an end
+            if (
+                started or "answered" in scope
+            ):  # too late for a status: the connection is cut, which the client can tell from an end
                 log.warning("%s %s: %s", scope["method"], scope["path"], error.message)
             else:
-                await self._refuse(error, scope, sending)
+                await self._refuse(error, scope, receive, sending)
         except Exception:
             log.exception("%s %s failed in the host", scope["method"], scope["path"])
-            if not started:
-                await self._refuse(HostError(), scope, sending)
+            if not started and "answered" not in scope:
+                await self._refuse(HostError(), scope, receive, sending)
 
-    async def _refuse(self, error: HostError, scope: Scope, send: Send) -> None:
+    async def _refuse(self, error: HostError, scope: Scope, receive: Receive, send: Send) -> None:
         if isinstance(error, LoadFailed):
             error = LoadFailed(f"the function cannot be loaded: {error.message}", details=self._host.describe(error))
         status, headers, body = spaces.to_error(error, self._host.debug)
-        headers.append((b"x-call-id", self._call_id(scope)))
+        headers += (date_header(), (b"x-call-id", self._call_id(scope)))
         if scope["method"] == "HEAD":
             body = b""
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        if "body_read" not in scope:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await _linger(receive)
+            body = b""
         await send({"type": "http.response.body", "body": body})
 
     def _call_id(self, scope: Scope) -> bytes:
@@ -96,7 +117,7 @@ class App:
     def _with_call_id(self, scope: Scope, send: Send) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-call-id", self._call_id(scope))]
+                headers = [*message.get("headers", ()), date_header(), (b"x-call-id", self._call_id(scope))]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -134,6 +155,22 @@ class App:
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotFound(f"there is nothing at {scope['path']}")
+
+
+async def _linger(receive: Receive) -> None:
+    """Take in what the client still sends: if its connection closed now, it could not read why it was refused."""
+    with anyio.move_on_after(LINGER):
+        more = True
+        while more:
+            with anyio.move_on_after(LINGER_STEP) as step:
+                message = await receive()
+            more = not step.cancelled_caught and message.get("more_body", False)
+
+
+def _drop_authority(scope: Scope) -> None:
+    """Of `http://host/path` in a request line, leave `/path`, which is what all others send."""
+    raw = urlsplit(scope["raw_path"]).path or b"/"
+    scope["raw_path"], scope["path"] = raw, unquote(raw.decode("ascii", "replace"))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ from .errors import FunctionRefused, HostError, ProtocolViolation, WorkerDied
 from .exchange import Exchange
 from .worker import wire
 
-RECEIVE = 256 * 1024
+RECEIVE = 64 * 1024  # larger buffers would be mapped and unmapped at each read
 HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+\0[^\0\r\n]*(?:\0(?=.)|$))*", re.DOTALL)
 
 
@@ -40,11 +40,48 @@ class Owner(Protocol):
         """A call's output."""
 
 
-class Channel:
-    """Frames out, frames in, and the calls they belong to."""
+class CallQueue:
+    """The way into a sync worker: one packet a call, and who takes it out first has it.
 
-    def __init__(self, sock: socket.socket, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    The worker takes one when it is free for it. The host may take back what the worker has not taken: the
+    kernel decides between them, so a call is run once or is ours again, whatever happens to the worker.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def push(self, call: bytes) -> bool:
+        """Add a CALL frame; False when there is no room for it now."""
+        try:
+            self._ours.send(call, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
+
+    def take_back(self) -> list[int]:
+        """The streams of the calls that the worker has not taken; it never will."""
+        streams = []
+        try:
+            while prefix := self.theirs.recv(wire.PREFIX_SIZE, socket.MSG_DONTWAIT):
+                streams.append(wire.PREFIX.unpack(prefix)[4])
+        except BlockingIOError:
+            pass
+        return streams
+
+    def close(self) -> None:
+        """The worker, once it has no calls, exits."""
+        self._ours.close()
+        self.theirs.close()
+
+
+class Channel:
+    """Frames out, frames in, and the calls they belong to, the oldest first."""
+
+    def __init__(
+        self, sock: socket.socket, owner: Owner, loop: asyncio.AbstractEventLoop, queue: CallQueue | None
+    ) -> None:
         sock.setblocking(False)
+        self.queue = queue
         self.exchanges: dict[int, Exchange] = {}
         self.closed = False
         self._sock = sock
@@ -58,22 +95,33 @@ class Channel:
         self._alive: asyncio.Future[None] | None = None
         loop.add_reader(sock, self._readable)
 
-    def start(self, exchange: Exchange, deadline: float) -> None:
-        """Send a call; `deadline` in seconds since the epoch."""
+    def start(self, exchange: Exchange, deadline: float) -> bool:
+        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
         call = exchange.call
         stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
-        exchange.stream, exchange.channel = stream, self
-        self.exchanges[stream] = exchange
         length = sum(map(len, call.body))
         inline = b"".join(call.body) if length <= wire.INLINE else b""
-        self.write(
-            wire.call_frame(
-                stream, call.id, deadline, call.attempt, call.method,
-                call.path, call.query, call.headers, length, inline,
-            )
+        frame = wire.call_frame(
+            stream, call.id, deadline, call.attempt, call.method,
+            call.path, call.query, call.headers, length, inline,
         )  # fmt: skip
+        if self.queue is None:
+            self.write(frame)
+        elif not self.queue.push(frame):
+            return False
+        exchange.stream, exchange.channel = stream, self
+        self.exchanges[stream] = exchange
         if length > wire.INLINE:
             self._write_body(stream, call.body)
+        return True
+
+    def take_back(self) -> list[Exchange]:
+        """The calls that the worker has not begun, which are the caller's to place again."""
+        taken = self.queue.take_back() if self.queue is not None and not self.closed else []
+        exchanges = [self.exchanges.pop(stream) for stream in taken if stream in self.exchanges]
+        for exchange in exchanges:
+            exchange.channel = None
+        return exchanges
 
     def cancel(self, exchange: Exchange) -> None:
         """Tell the worker that nobody wants the answer any more."""
@@ -93,6 +141,8 @@ class Channel:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
+        if self.queue is not None:
+            self.queue.close()
         self._unsent.clear()
 
     def write(self, data: bytes) -> None:
@@ -138,21 +188,28 @@ class Channel:
             self._unsent.clear()
         self._loop.remove_writer(self._sock)
 
-    def _readable(self) -> None:
+    def drain(self) -> None:
+        """Take in what a worker that has ended still said."""
+        while not self.closed and self._readable():
+            pass
+
+    def _readable(self) -> bool:
+        """Take in what has arrived; whether there may be more."""
         try:
             data = self._receive(RECEIVE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self.owner.broken(None)
-            return
+            return False
         try:
             for kind, flags, stream, payload in self._reader.feed(data):
                 self._handle(kind, flags, stream, payload)
         except wire.ProtocolError as error:
             self.owner.broken(ProtocolViolation(f"the function's process broke the wire protocol: {error}"))
+        return True
 
     def _handle(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         exchange = self.exchanges.get(stream)

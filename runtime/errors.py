@@ -8,7 +8,8 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── BodyTooLarge           413
-    │   └── Unprocessable          422
+    │   ├── Unprocessable          422
+    │   └── HeadTooLarge           431
     ├── CapacityError        not now, try again
     │   ├── Overloaded             429
     │   ├── NoFreeWorker           503
@@ -90,6 +91,13 @@ class Unprocessable(CallerError):
 
     status = 422
     code = "invalid_data"
+
+
+class HeadTooLarge(CallerError):
+    """The request's path, query and headers are too long."""
+
+    status = 431
+    code = "head_too_large"
 
 
 class CapacityError(HostError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from time import monotonic
 from typing import Protocol
 
 from .calls import Call, Result
@@ -35,7 +36,7 @@ class Exchange:
     __slots__ = (
         "_chunks", "_error", "_granted", "_loop", "_on_leave", "_result", "_wakeup", "accepted_at", "call",
         "channel", "deadline", "late", "left", "over", "overdue", "progress_at", "retried", "started_at",
-        "status", "stream", "timeout", "timer", "unread",
+        "status", "stream", "timeout", "unread",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +46,7 @@ class Exchange:
         loop: asyncio.AbstractEventLoop,
         on_leave: Callable[[Exchange], None],
     ) -> None:
-        now = loop.time()
+        now = monotonic()
         self.call = call
         self.timeout = timeout
         self.accepted_at = now
@@ -59,7 +60,6 @@ class Exchange:
         self.over = False  # the worker has nothing more to say on it, or never will
         self.left = False  # nobody wants the answer any more
         self.late = self.overdue = self.retried = False
-        self.timer: asyncio.TimerHandle | None = None
         self._loop = loop
         self._on_leave = on_leave
         self._result: Result | None = None
@@ -72,6 +72,7 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._result = None  # what it holds is no longer needed, and it may still be in a list of deadlines
         if not self.over:
             self.left = True
             self._on_leave(self)
@@ -113,12 +114,12 @@ class Exchange:
 
     def seconds(self) -> float:
         """How long ago the call was accepted."""
-        return self._loop.time() - self.accepted_at
+        return monotonic() - self.accepted_at
 
     def _consumed(self, size: int) -> None:
         self.unread -= size
         self._granted += size
-        self.progress_at = self._loop.time()
+        self.progress_at = monotonic()
         if self._granted >= GRANT and not self.over and self.channel is not None:
             self.channel.write(wire.frame(wire.CREDIT, self.stream, wire.U32.pack(self._granted)))
             self._granted = 0
@@ -131,7 +132,7 @@ class Exchange:
         self.over = result.complete
         if not result.complete:
             self._chunks = deque()
-            self.progress_at = self._loop.time()
+            self.progress_at = monotonic()
         self._result = result
         self._wake()
 
@@ -144,7 +145,7 @@ class Exchange:
         self.unread += len(chunk)
         if self.unread > wire.WINDOW + wire.PIECE:
             raise wire.ProtocolError("a worker sent more than its window")
-        self.progress_at = self._loop.time()
+        self.progress_at = monotonic()
         self._chunks.append(chunk)
         self._wake()
 

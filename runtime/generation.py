@@ -9,20 +9,21 @@ import asyncio
 import logging
 import re
 import socket
-import time
 from collections.abc import Callable
+from time import monotonic, time
 from typing import Any, Protocol
 
 import anyio
 
 from .calls import Result
-from .channel import Channel
+from .channel import CallQueue, Channel
 from .errors import HostError, StartFailed, WorkerDied
 from .exchange import Exchange
 from .process import Process
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote, passed_environment
+from .worker import wire
 
 GRACE = 0.5  # seconds that a cancelled async call has to end before its process is looked at
 PONG_WAIT = 0.1  # seconds in which a loop that turns answers a PING
@@ -68,7 +69,8 @@ class Generation:
         self.loaded = loaded
         self.workers: set[Worker] = set()
         self.fresh = loaded.unsafe is not None or function.settings.fork == "never"
-        self.capacity = function.settings.concurrency if loaded.kind.startswith("async") else 1
+        self.is_async = loaded.kind.startswith("async")
+        self.capacity = function.settings.concurrency if self.is_async else 1
         self.retired = False
         if self.fresh:
             zygote.end_import()
@@ -134,17 +136,20 @@ class Worker:
 
     def __init__(self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         ours, theirs = socket.socketpair()
+        queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
-        self.idle_since = loop.time()
+        self.idle_since = monotonic()
         self.is_ready = False
         self.leaving = False
         self.is_gone = False
+        self._unstarted: list[Exchange] = []
         self._home = home
         self._loop = loop
-        self.channel = Channel(ours, self, loop)
+        self.channel = Channel(ours, self, loop, queue)
         with theirs:
-            self.process: Process = generation.zygote.fork(theirs, fresh=generation.fresh)
+            sockets = (theirs,) if queue is None else (theirs, queue.theirs)
+            self.process: Process = generation.zygote.fork(sockets, fresh=generation.fresh)
         generation.workers.add(self)
         self.process.on_end(self._ended)
 
@@ -153,11 +158,24 @@ class Worker:
         """How many calls are in it."""
         return len(self.channel.exchanges)
 
-    def start(self, exchange: Exchange) -> None:
-        """Give it a call."""
-        now = self._loop.time()
+    @property
+    def running_for(self) -> float:
+        """For how long, in seconds, the oldest call in it has been running."""
+        oldest = next(iter(self.channel.exchanges.values()), None)
+        return monotonic() - oldest.started_at if oldest is not None else 0.0
+
+    def start(self, exchange: Exchange) -> bool:
+        """Give it a call, to run or, behind others, to keep; False when it has no room for it now."""
+        now = monotonic()
         exchange.started_at = now
-        self.channel.start(exchange, time.time() + exchange.deadline - now)
+        return self.channel.start(exchange, time() + exchange.deadline - now)
+
+    def take_back(self) -> list[Exchange]:
+        """The calls that it has not begun; they are the caller's again."""
+        taken = self.channel.take_back()
+        if any(sum(map(len, exchange.call.body)) > wire.INLINE for exchange in taken):
+            self.process.kill()  # their bodies are on the channel already, where nobody expects them now
+        return taken
 
     def retire(self) -> None:
         """End it once it has no calls: by closing its socket, by force if that does not do."""
@@ -171,7 +189,7 @@ class Worker:
 
     async def stop(self, exchange: Exchange) -> None:
         """A call's deadline has passed: end the call, by its process if need be."""
-        if self.capacity > 1 and await self._cancelled(exchange):
+        if self.generation.is_async and await self._cancelled(exchange):
             return
         stack = await self.process.stack()
         if exchange.stream not in self.channel.exchanges:
@@ -211,6 +229,9 @@ class Worker:
         self.is_ready = True
 
     def released(self, exchange: Exchange, result: Result | None) -> None:
+        oldest = next(iter(self.channel.exchanges.values()), None)
+        if oldest is not None and not self.generation.is_async:
+            oldest.started_at = monotonic()
         self._home.released(self, exchange, result)
         if self.leaving:
             self.retire()
@@ -222,6 +243,7 @@ class Worker:
         if not self.leaving:
             self.leaving = True
             self._home.removed(self)
+        self._unstarted += self.channel.take_back()
         self.channel.close()
         if error is not None:
             self._fail(error)
@@ -240,15 +262,17 @@ class Worker:
         if self.is_gone:
             return
         self.is_gone = self.leaving = True
+        self._home.removed(self)
+        self.channel.drain()
+        unstarted = self._unstarted + self.channel.take_back()
         self.channel.close()
         reason = self.process.reason()
         generation = self.generation
         generation.workers.discard(self)
-        unstarted: list[Exchange] = []
         error: HostError = WorkerDied(f"the function's process ended in the middle of the call: {reason}")
         if not self.is_ready:
             error = StartFailed(f"the function's process could not start: {reason}")
-            unstarted = [exchange for exchange in self.channel.exchanges.values() if not exchange.over]
+            unstarted += [exchange for exchange in self.channel.exchanges.values() if not exchange.over]
             self.channel.exchanges.clear()
         self._fail(error)
         self._home.gone(self, unstarted, error)

@@ -96,9 +96,10 @@ class Host:
         self.draining = True
         self._pools.close()
         self._tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
+        try:
             await self._tasks.__aexit__(None, None, None)
-            await self._spawner.__aexit__(None, None, None)
+        finally:
+            await self._spawner.__aexit__()
 
     # Calls.
 

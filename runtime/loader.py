@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapp
 from contextlib import aclosing
 from pathlib import Path
 
+import anyio.to_thread
 import msgspec
 
 from runtime import snapshots, sources
@@ -60,6 +61,7 @@ class Loader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._file_state = _state(config.file)
         self._spaces: dict[str, _Space] = {}
         self._hints: list[Hint] = []
         self._scanning = threading.Lock()
@@ -68,6 +70,7 @@ class Loader:
     def configure(self, config: Config) -> None:
         """Go by this configuration from now on; `watch` follows."""
         self._config = config
+        self._file_state = _state(config.file)
         if self._watcher is not None:
             self._watcher.aim(self._trees())
 
@@ -102,13 +105,13 @@ class Loader:
     async def watch(self) -> AsyncGenerator[frozenset[Path], None]:
         """Paths that changed together in the spaces' folders, or spaces.toml: for `affected`.
 
-        The functions folder itself says that everything may have changed. It is the first that is given,
-        once watching has begun, so who scans after it misses nothing. A git operation is seen as a whole.
+        The functions folder itself says that everything in the spaces may have changed. It is the first that
+        is given, once watching has begun, so who scans after it misses nothing. A git operation is seen as a whole.
         """
         self._watcher = Watcher(self._config.file, self._trees())
         async with aclosing(self._watcher.batches()) as batches:
             async for paths in batches:
-                yield paths if paths is not None else frozenset([self._config.functions_dir])
+                yield paths if paths is not None else await anyio.to_thread.run_sync(self._everything)
 
     def affected(self, paths: Iterable[Path]) -> set[str] | None:
         """The spaces that these paths belong to, new ones too; None: the configuration, or all of them.
@@ -117,7 +120,7 @@ class Loader:
         """
         config, touched = self._config, set[str]()
         named = {space.path: name for name, space in config.spaces.items()}
-        above = {folder for tree in self._trees() for folder in tree.parents}
+        above = {folder for path in (config.functions_dir, *named) for folder in path.parents}
         for path in paths:
             if path in (config.file, config.functions_dir) or path in above:
                 return None
@@ -127,6 +130,11 @@ class Loader:
                 elif folder.parent == config.functions_dir and _NAME.fullmatch(folder.name):
                     touched.add(folder.name)
         return touched
+
+    def _everything(self) -> frozenset[Path]:
+        config = self._config
+        same = _state(config.file) == self._file_state
+        return frozenset([config.functions_dir] if same else [config.functions_dir, config.file])
 
     def _trees(self) -> list[Path]:
         """The folders to watch: not those of spaces that are in the functions folder."""
@@ -215,12 +223,15 @@ class _Search:
         except OSError as error:
             self._result.hints.append(_unreadable(self._result.folder, error))
             return self._result
-        entries = [entry for entry in entries if not is_ignored(entry.name)]
-        folders = [entry for entry in entries if entry.is_dir()]
+        folders: list[os.DirEntry[str]] = []
         for entry in entries:
-            if entry.name.endswith(".py") and entry not in folders:
+            if is_ignored(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append(entry)
+            elif entry.name.endswith(".py"):
                 self._file(entry.name[:-3], entry.path)
-        for entry in folders:
+        for entry in folders:  # after the files, which go first where both have the name
             self._folder(entry.name, entry.path)
         self._hint_helpers()
         if not self._result.functions:
@@ -302,6 +313,15 @@ class _Search:
             if stem not in mentioned and stem != "__init__":
                 message = "it has no `handle`: it is a helper module, not a function"
                 self._hint(path, message, important=False)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What differs when the file was changed, as far as that can be seen without reading it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _read(path: str) -> _File:

@@ -1,26 +1,31 @@
 """Gives one pool its generation: loads it when first needed, beside the old one when its files change.
 
-Made by `pools.py`; reads sources through a function that `host.py` hands in (the loader's), starts
-processes through `generation.py`. At most one load a function at a time, and the newest files win.
+Made by `pools.py`; reads sources through the loader that `host.py` hands in, starts processes through
+`generation.py`. At most one load a function at a time, and the newest files win.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
-from collections.abc import Mapping
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 
-from .errors import LoadFailed
-from .generation import Generation
+from .errors import LoadFailed, NotFound
+from .generation import FRAME, Generation
 from .pool import Pool
 from .snapshots import Snapshot
 from .spawner import Spawner
 
 RETRY_AFTER = 1.0  # seconds in which a failed import is not tried again by calls
-ATTEMPTS = 5  # how often files may change under a load before it is taken as it is
+ATTEMPTS = 5  # how often files may change under a load before what was read is taken as it is
+LONG = 1.0  # seconds after which an import no longer counts among those that run at once
 
 log = logging.getLogger("spaces.reload")
 
@@ -34,103 +39,156 @@ class Sources(Protocol):
 
 
 class Loading:
-    """The loads of one pool."""
+    """The loads of one pool.
+
+    Guarantee: a generation that starts to serve consists of what was on disk at one moment, and while it
+    was imported none of it changed (unless its files never stand still). A failed load replaces nothing.
+    """
 
     def __init__(
         self, pool: Pool, sources: Sources, spawner: Spawner, limiter: anyio.CapacityLimiter, *, debug: bool
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._sources = sources
         self._spawner = spawner
         self._limiter = limiter
         self._debug = debug
-        self._wanted = False
-        self._dirty = False
-        self._scope: anyio.CancelScope | None = None
-        self._failed_at = 0.0
+        self._dirty = False  # files may have changed since they were last read
+        self._closed = False
+        self._importing: Snapshot | None = None
+        self._scope = anyio.CancelScope()
+        self._refusal: tuple[float, LoadFailed] | None = None  # when and why there was nothing to serve with
 
     def need(self) -> None:
         """A call waits and there is nothing to fork its worker from."""
-        pool = self._pool
-        if pool.loading:
-            return
-        if pool.error is not None and pool.current is None and time.monotonic() - self._failed_at < RETRY_AFTER:
-            pool.refuse_waiting(pool.error)
-            return
-        self._start()
+        if self._closed:
+            self.pool.refuse_waiting(NotFound(f"`{self.pool.function.label}` was removed"))
+        elif self.pool.loading:
+            pass
+        elif self._refusal is not None and monotonic() - self._refusal[0] < RETRY_AFTER:
+            self.pool.refuse_waiting(self._refusal[1])
+        else:
+            self._start()
 
     def changed(self) -> None:
         """Its files may have changed: load them, and drop the load of older ones that is under way."""
         self._dirty = True
-        if self._pool.loading and self._scope is not None:
-            self._wanted = True
-            self._scope.cancel()
-        else:
+        if not self.pool.loading:
             self._start()
+        elif self._importing is not None:
+            self.pool.tasks.start_soon(self._supersede, self._importing, self._scope)
+
+    def close(self) -> None:
+        """The function is no more: load nothing for it, answer nobody who still waits."""
+        self._closed = True
+        self._scope.cancel()
+        self.need()
 
     def _start(self) -> None:
-        self._wanted = self._pool.loading = True
-        self._pool.tasks.start_soon(self._run)
+        self.pool.loading = True
+        self.pool.tasks.start_soon(self._run)
 
     async def _run(self) -> None:
         attempts = 0
-        while self._wanted:
-            self._wanted = False
+        again = True
+        while (again or self._dirty) and not self._closed:
             attempts += 1
-            with anyio.CancelScope() as self._scope:
-                await self._load(last=attempts >= ATTEMPTS)
-        self._pool.loading = False
-        self._pool.loaded()
+            again = await self._load(last=attempts >= ATTEMPTS)
+            if not again:
+                attempts = 0
+        self.pool.loading = False
+        self.pool.loaded()
 
-    async def _load(self, *, last: bool) -> None:
-        pool, current = self._pool, self._pool.current
+    async def _supersede(self, snapshot: Snapshot, scope: anyio.CancelScope) -> None:
+        """End the import of these sources if they are no longer what is on disk."""
+        if await anyio.to_thread.run_sync(self._sources.changed, snapshot, {}):
+            scope.cancel()
+
+    async def _load(self, *, last: bool) -> bool:
+        """One load; whether its sources were out of date by its end."""
         reload, self._dirty = self._dirty, False
+        with anyio.CancelScope() as self._scope:
+            again = await self._load_once(reload, last=last)
+        self._importing = None
+        again = again or self._scope.cancelled_caught
+        self._dirty |= again and reload
+        return again
+
+    async def _load_once(self, reload: bool, *, last: bool) -> bool:
+        pool, current = self.pool, self.pool.current
+        fresh = reload or current is None
         try:
-            if current is not None and not reload:
-                snapshot = current.snapshot  # ended while idle: the same sources again, whatever is on disk
-            else:
-                snapshot = await anyio.to_thread.run_sync(
-                    self._sources.snapshot, pool.function.space, pool.function.name
-                )
-                if current is not None and current.alive and self._same(current, snapshot):
-                    pool.error = None
-                    return
-            async with self._limiter:
+            snapshot = await self._read() if fresh or current is None else current.snapshot
+            if fresh and current is not None and await self._is(current, snapshot):
+                self._restored()
+                return False
+            self._importing = snapshot
+            async with self._turn():
                 generation = await Generation.load(
                     pool.function, snapshot, self._spawner, self._print, debug=self._debug
                 )
         except LoadFailed as error:
-            await self._failed(error, reload)
-            return
-        except anyio.get_cancelled_exc_class():
-            self._dirty = True
-            raise
-        fresh_sources = current is None or reload
-        if fresh_sources and not last and await self._moved_on(generation):
-            self._wanted = self._dirty = True
-            generation.kill()
-            return
-        self._succeeded(generation, reload)
-
-    def _same(self, current: Generation, snapshot: Snapshot) -> bool:
-        """Whether a new generation would be what already serves."""
-        return (
-            current.snapshot.digest == snapshot.digest
-            and current.function.settings.process_settings() == self._pool.function.settings.process_settings()
-            and not self._sources.changed(current.snapshot, current.loaded.extras)
-        )
-
-    async def _moved_on(self, generation: Generation) -> bool:
-        """Whether files were saved while they were imported."""
+            if fresh and not last and self._importing is not None and await self._moved_on(self._importing, {}):
+                return True
+            self._failed(error, reload)
+            return False
         try:
-            return await anyio.to_thread.run_sync(self._sources.changed, generation.snapshot, generation.loaded.extras)
+            moved_on = fresh and not last and await self._moved_on(snapshot, generation.loaded.extras)
         except BaseException:
             generation.kill()
             raise
+        if moved_on or self._closed:
+            generation.kill()
+            return moved_on
+        self._succeeded(generation, fresh, reload)
+        return False
 
-    def _succeeded(self, generation: Generation, reload: bool) -> None:
-        pool, loaded = self._pool, generation.loaded
-        pool.error = None
+    async def _read(self) -> Snapshot:
+        function = self.pool.function
+        return await anyio.to_thread.run_sync(self._sources.snapshot, function.space, function.name)
+
+    async def _is(self, current: Generation, snapshot: Snapshot) -> bool:
+        """Whether a new generation would be what serves already, or what would if it were not asleep."""
+        return (
+            current.snapshot.digest == snapshot.digest
+            and current.function.settings.process_settings() == self.pool.function.settings.process_settings()
+            and not await self._moved_on(current.snapshot, current.loaded.extras)
+        )
+
+    async def _moved_on(self, snapshot: Snapshot, extras: Mapping[str, str]) -> bool:
+        """Whether what is on disk now is something else."""
+        return await anyio.to_thread.run_sync(self._sources.changed, snapshot, extras)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the few imports that run at once; a slow one, which mostly waits, holds up nobody."""
+        turn: object | None = object()
+        await self._limiter.acquire_on_behalf_of(turn)
+
+        def give_up() -> None:
+            nonlocal turn
+            if turn is not None:
+                self._limiter.release_on_behalf_of(turn)
+                turn = None
+
+        timer = asyncio.get_running_loop().call_later(LONG, give_up)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            give_up()
+
+    def _restored(self) -> None:
+        """What is on disk is what serves already."""
+        if self.pool.error is not None:
+            log.info("%s is as it was before the error", self.pool.function.label)
+        self.pool.error = None
+
+    def _succeeded(self, generation: Generation, fresh: bool, reload: bool) -> None:
+        pool, loaded = self.pool, generation.loaded
+        self._refusal = None
+        if fresh:
+            pool.error = None
         if reload and pool.current is not None:
             pool.stats.reloads["ok"] += 1
         log.info(
@@ -145,23 +203,35 @@ class Loading:
             )  # fmt: skip
         pool.swap(generation)
 
-    async def _failed(self, error: LoadFailed, reload: bool) -> None:
-        pool = self._pool
-        self._failed_at = time.monotonic()
+    def _failed(self, error: LoadFailed, reload: bool) -> None:
+        pool = self.pool
         if reload:
             pool.stats.reloads["failed"] += 1
-        trace = str(error.details.get("traceback", ""))
-        at = f"{error.details['file']}:{error.details['line']}: " if "file" in error.details else ""
-        serving = "; the generation before it goes on serving" if pool.current is not None else ""
+        self._say_where(error)
         log.error(
-            "%s could not be loaded: %s%s%s", pool.function.label, at, error.message, serving,
-            extra={"function": pool.function.label, "stack": trace},
+            "%s could not be loaded: %s:%s: %s%s",
+            pool.function.label, error.details["file"], error.details["line"], error.message,
+            "; the generation before it goes on serving" if pool.current is not None else "",
+            extra={"function": pool.function.label, "stack": error.details.get("traceback", "")},
         )  # fmt: skip
         if not self._debug:
             error.details.pop("traceback", None)
         pool.error = error
-        if pool.current is None or not pool.current.alive:
+        if pool.current is None or not reload:
+            self._refusal = monotonic(), error
             pool.refuse_waiting(error)
 
+    def _say_where(self, error: LoadFailed) -> None:
+        """File and line where the error has none: of the user's innermost frame, else of the function."""
+        if "file" in error.details:
+            return
+        file, line = str(self.pool.function.path), self.pool.function.line
+        search = self._importing.search if self._importing is not None else ()
+        for frame in FRAME.finditer(str(error.details.get("traceback", ""))):
+            if any(frame["file"].startswith(folder + os.sep) for folder in search):
+                file, line = frame["file"], int(frame["line"])
+                break
+        error.details |= {"file": file, "line": line}
+
     def _print(self, line: str) -> None:
-        self._pool.printed(None, logging.INFO, line)
+        self.pool.printed(None, logging.INFO, line)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import anyio.abc
 
 from .calls import Call, Result
+from .deadlines import Deadlines
 from .errors import (
     FunctionTimeout,
+    HeadTooLarge,
     HostError,
     LoadFailed,
     NoFreeWorker,
@@ -29,6 +32,9 @@ from .generation import Generation, Worker
 from .registry import Function
 from .telemetry import FunctionStats
 
+AHEAD = 0.0005  # seconds of work that a sync worker may have before it
+MAX_DEPTH = 16  # calls in a sync worker, begun or not, at most
+MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
 STALLED = 60.0  # seconds that a client may leave a stream unread
@@ -44,6 +50,7 @@ class Pool:
         self,
         function: Function,
         tasks: anyio.abc.TaskGroup,
+        deadlines: Deadlines,
         need_generation: Callable[[Pool], None],
         on_output: OnOutput,
     ) -> None:
@@ -57,10 +64,14 @@ class Pool:
         self.last_used = 0.0
         self.busy = 0  # calls waiting or running, those of earlier generations too
         self._loop = asyncio.get_running_loop()
+        self._deadlines = deadlines
         self._need_generation = need_generation
         self._on_output = on_output
         self._free: list[Worker] = []  # workers with a place, the most recently used last
-        self._grow_timer: asyncio.TimerHandle | None = None
+        self._hot: Worker | None = None  # the sync worker that answered last
+        self._pace = 1.0  # seconds that a call has taken lately
+        self._depth = 1  # calls that a sync worker is given before it has answered the first
+        self._tick: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # Calls in.
@@ -74,18 +85,25 @@ class Pool:
                 f"{len(self.waiting)} calls are waiting for `{self.function.label}` already",
                 headers=RETRY_AFTER,
             )
+        if len(call.path) + len(call.query) + len(call.headers) > MAX_HEAD:
+            raise HeadTooLarge
         exchange = Exchange(call, settings.timeout, self._loop, self._left)
-        first = min(exchange.deadline, exchange.accepted_at + MOMENT)
-        exchange.timer = self._loop.call_at(first, self._expired, exchange)
+        self._deadlines.add(min(exchange.deadline, exchange.accepted_at + MOMENT), self._expired, exchange)
         self.busy += 1
-        if self._free:
-            self._free_worker().start(exchange)
-        else:
+        worker = self._place()
+        if worker is None or not worker.start(exchange):
             self.waiting.append(exchange)
             self._serve_waiting()
         return exchange
 
-    def _free_worker(self) -> Worker:
+    def _place(self) -> Worker | None:
+        """A worker for one more call: behind others where calls take no time, else a free one."""
+        hot = self._hot
+        if hot is not None and 0 < hot.busy < self._depth:
+            self._tick_soon()
+            return hot
+        if not self._free:
+            return None
         worker = self._free[-1]
         if worker.busy + 1 >= worker.capacity:
             self._free.pop()
@@ -94,7 +112,10 @@ class Pool:
     def _serve_waiting(self) -> None:
         """Give waiting calls to free workers; get more workers, or a generation to fork them from."""
         while self.waiting and self._free:
-            self._free_worker().start(self.waiting.popleft())
+            worker = self._place()
+            if worker is None or not worker.start(self.waiting[0]):
+                break
+            self.waiting.popleft()
         if not self.waiting:
             return
         if self.current is None or not self.current.alive:
@@ -102,20 +123,33 @@ class Pool:
         elif not self.current.workers:
             self._add_worker()
             self._serve_waiting()
-        elif self._grow_timer is None and len(self.current.workers) < self.function.settings.max_workers:
-            due = self.waiting[0].accepted_at + GROW_AFTER
-            self._grow_timer = self._loop.call_at(due, self._grow)
+        elif len(self.current.workers) < self.function.settings.max_workers:
+            self._tick_soon()
+
+    def _tick_soon(self) -> None:
+        if self._tick is None:
+            self._tick = self._loop.call_later(GROW_AFTER, self._grow)
 
     def _grow(self) -> None:
-        """A worker for each call that has waited too long."""
-        self._grow_timer = None
-        late = self._loop.time() - GROW_AFTER
+        """Take back what is stuck behind a long call; a worker for each call that has waited too long."""
+        self._tick = None
+        hot = self._hot
+        if hot is not None and hot.busy > 1:
+            if hot.running_for > GROW_AFTER:
+                self._reclaim(hot)
+            self._tick_soon()
+        late = monotonic() - GROW_AFTER
         missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
         if self.current is not None and self.current.alive:
             room = self.function.settings.max_workers - len(self.current.workers)
             for _ in range(min(missing, room)):
                 self._add_worker()
         self._serve_waiting()
+
+    def _reclaim(self, worker: Worker) -> None:
+        """The calls that a worker has not begun wait for another one, before those that came later."""
+        self.waiting.extendleft(reversed(worker.take_back()))
+        self._pace, self._depth = 1.0, 1
 
     def _add_worker(self) -> None:
         assert self.current is not None
@@ -132,6 +166,7 @@ class Pool:
         before, self.current = self.current, generation
         warm = len(before.workers) if before is not None and before is not generation else 0
         self._free.clear()
+        self._hot = None
         if before is not None:
             before.retire()
             for worker in tuple(before.workers):
@@ -162,7 +197,7 @@ class Pool:
 
     def close(self) -> None:
         """End every process of this function now."""
-        for timer in (self._grow_timer, self._idle_timer):
+        for timer in (self._tick, self._idle_timer):
             if timer is not None:
                 timer.cancel()
         if self.current is not None:
@@ -196,7 +231,7 @@ class Pool:
 
     def _end_idle(self) -> None:
         self._idle_timer = None
-        settings, now = self.function.settings, self._loop.time()
+        settings, now = self.function.settings, monotonic()
         idle = [w for w in self._free if not w.busy and now - w.idle_since >= settings.idle_timeout]
         alive = len(self.current.workers) if self.current else 0
         for worker in idle[: max(0, alive - settings.min_workers)]:
@@ -209,25 +244,29 @@ class Pool:
     # Calls out.
 
     def _expired(self, exchange: Exchange) -> None:
-        """A call's timer has run out."""
+        """A call is late, or its time has run out."""
         if exchange.over or exchange.overdue:
             return
         due = exchange.deadline
         if exchange.streaming:
             due = exchange.progress_at + (STALLED if exchange.unread else exchange.timeout)
-        if due > self._loop.time():
-            exchange.timer = self._loop.call_at(due, self._expired, exchange)
+        if due > monotonic():
+            self._deadlines.add(due, self._expired, exchange)
             exchange.is_late()
             return
+        worker = self._worker_of(exchange)
+        if worker is not None and not exchange.streaming:
+            self._reclaim(worker)
         if exchange.channel is None:
             self._expired_waiting(exchange)
+            self._serve_waiting()
             return
         what = "sent nothing more" if exchange.streaming else "did not answer"
         exchange.overdue = True
         exchange.failed(FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s"), over=False)
-        worker = self._worker_of(exchange)
         if worker is not None:
             self.tasks.start_soon(worker.stop, exchange)
+        self._serve_waiting()
 
     def _expired_waiting(self, exchange: Exchange) -> None:
         self.waiting.remove(exchange)
@@ -250,21 +289,21 @@ class Pool:
 
     def _left(self, exchange: Exchange) -> None:
         """The client has left before the end of its call."""
-        if exchange.channel is None:
-            if exchange in self.waiting:  # never begun: never run
-                self.waiting.remove(exchange)
-                exchange.failed(NoFreeWorker("the client left while its call waited"))
-                self._count(exchange, None)
-        elif exchange.streaming:
-            worker = self._worker_of(exchange)
-            if worker is not None:
-                worker.channel.cancel(exchange)
+        worker = self._worker_of(exchange)
+        if worker is not None and exchange.streaming:
+            worker.channel.cancel(exchange)
+            return
+        if worker is not None:
+            self._reclaim(worker)
+        if exchange in self.waiting:  # never begun: never run
+            self.waiting.remove(exchange)
+            exchange.failed(NoFreeWorker("the client left while its call waited"))
+            self._count(exchange, None)
+        self._serve_waiting()
 
     def _count(self, exchange: Exchange, result: Result | None) -> None:
         self.busy -= 1
-        if exchange.timer is not None:
-            exchange.timer.cancel()
-        now = self._loop.time()
+        now = monotonic()
         started = exchange.started_at or now
         in_handler = result.handler_seconds if result is not None else now - started
         self.stats.answered(exchange.status, now - exchange.accepted_at, started - exchange.accepted_at, in_handler)
@@ -275,13 +314,24 @@ class Pool:
         self._count(exchange, result)
         if worker.leaving:
             return
-        worker.idle_since = self._loop.time()
-        if self.waiting:
-            worker.start(self.waiting.popleft())
-        elif worker.busy + 1 == worker.capacity:
+        worker.idle_since = monotonic()
+        if not worker.generation.is_async:
+            self._hot = worker
+            seconds = result.handler_seconds if result is not None else 1.0
+            self._pace += (seconds - self._pace) * 0.1
+            self._depth = max(1, min(MAX_DEPTH, int(AHEAD / self._pace)))
+        while self.waiting and worker.busy < max(worker.capacity, self._depth):
+            if not worker.start(self.waiting[0]):
+                return
+            self.waiting.popleft()
+        if worker.busy + 1 == worker.capacity:
             self._free.append(worker)
+        elif worker.busy > 1:
+            self._tick_soon()
 
     def removed(self, worker: Worker) -> None:
+        if worker is self._hot:
+            self._hot = None
         if worker in self._free:
             self._free.remove(worker)
 
@@ -289,10 +339,9 @@ class Pool:
         self.removed(worker)
         if worker.process.code != 0 or unstarted:
             self.stats.deaths[worker.process.reason()] += 1
-        for exchange in unstarted:
-            if exchange.call.attempt == 1 and not worker.generation.alive and not exchange.retried:
-                exchange.retried = True  # its zygote ended under it, through no fault of its own
-                exchange.channel = None
+        for exchange in reversed(unstarted):
+            if worker.is_ready or (not worker.generation.alive and not exchange.retried):
+                exchange.retried = not worker.is_ready  # its zygote ended under it, through no fault of its own
                 self.waiting.appendleft(exchange)
             else:
                 exchange.failed(error if isinstance(error, StartFailed) else StartFailed())

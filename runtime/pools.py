@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from .calls import Call
+from .deadlines import Deadlines
 from .exchange import Exchange
 from .loading import Loading, Sources
 from .pool import OnOutput, Pool
@@ -45,46 +46,58 @@ class Pools:
         self._max_zygotes = max_zygotes
         self._debug = debug
         self._limiter = anyio.CapacityLimiter(LOADS_AT_ONCE)
-        self._pools: dict[int, Pool] = {}
         self._loadings: dict[int, Loading] = {}
+        self._leaving: list[Pool] = []  # of functions that are no more, with calls that still run
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
 
     def __iter__(self) -> Iterator[Pool]:
-        return iter(self._pools.values())
+        return (loading.pool for loading in self._loadings.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call waits or runs anywhere."""
+        return any(pool.busy for pool in (*self, *self._leaving))
 
     def find(self, function: Function) -> Pool | None:
         """The function's pool, if it was ever called."""
-        return self._pools.get(function.id)
+        loading = self._loadings.get(function.id)
+        return loading.pool if loading is not None else None
 
     def lease(self, function: Function, call: Call) -> Exchange:
         """A place for this call in a worker of the function; see `Pool.lease`."""
-        pool = self._pools.get(function.id) or self._make(function)
+        pool = (self._loadings.get(function.id) or self._make(function)).pool
         pool.last_used = self._loop.time()
         return pool.lease(call)
 
     def warm(self, function: Function) -> None:
         """Load a function before anybody calls it."""
-        if function.id not in self._pools:
-            self._make(function)
-            self._loadings[function.id].need()
+        if function.id not in self._loadings:
+            self._make(function).need()
 
-    def update(self, registry: Registry, changed_paths: Iterable[Path]) -> None:
-        """Functions were added, removed, moved or edited: drop, reconfigure or reload their pools."""
-        paths = {str(path) for path in changed_paths}
-        for number, pool in tuple(self._pools.items()):
-            before = pool.function
+    def update(self, registry: Registry, changed_paths: Iterable[Path], *, everything: bool = False) -> None:
+        """Functions were added, removed, moved or edited: drop, reconfigure or reload their pools.
+
+        `everything`: any file may have changed, whether it is among the paths or not.
+        """
+        paths = [str(path) for path in changed_paths]
+        self._leaving = [pool for pool in self._leaving if pool.busy]
+        for number, loading in tuple(self._loadings.items()):
+            pool, before = loading.pool, loading.pool.function
             after = registry.functions.get((before.space, before.name))
             if after is None:
+                del self._loadings[number]
+                self._leaving.append(pool)
+                loading.close()
                 pool.retire()
-                del self._pools[number], self._loadings[number]
                 continue
             pool.function = after
-            if _touched(pool, before, paths):
-                self._loadings[number].changed()
+            if everything or _is_other(before, after) or _concerns(pool, paths):
+                loading.changed()
 
     def close(self) -> None:
         """End every process of every function."""
-        for pool in self._pools.values():
+        for pool in (*self, *self._leaving):
             pool.close()
 
     async def tidy(self) -> None:
@@ -92,7 +105,7 @@ class Pools:
         while True:
             await anyio.sleep(TIDY_EVERY)
             now = self._loop.time()
-            loaded = [pool for pool in self._pools.values() if pool.current is not None and pool.current.alive]
+            loaded = [pool for pool in self if pool.current is not None and pool.current.alive]
             loaded.sort(key=lambda pool: pool.last_used)
             excess = len(loaded) - self._max_zygotes
             for pool in loaded:
@@ -104,27 +117,38 @@ class Pools:
                     pool.sleep()
                     excess -= 1
 
-    def _make(self, function: Function) -> Pool:
-        pool = Pool(function, self._tasks, lambda pool: self._loadings[function.id].need(), self._on_output)
-        self._pools[function.id] = pool
-        self._loadings[function.id] = Loading(pool, self._sources, self._spawner, self._limiter, debug=self._debug)
-        return pool
+    def _make(self, function: Function) -> Loading:
+        pool = Pool(function, self._tasks, self._deadlines, lambda _: loading.need(), self._on_output)
+        loading = Loading(pool, self._sources, self._spawner, self._limiter, debug=self._debug)
+        self._loadings[function.id] = loading
+        return loading
 
 
-def _touched(pool: Pool, before: Function, paths: set[str]) -> bool:
-    """Whether these changes may concern what the pool has loaded, or has failed to load."""
-    after = pool.function
-    if (
+def _is_other(before: Function, after: Function) -> bool:
+    """Whether a process of the one cannot serve the other."""
+    return (
         before.path != after.path
-        or before.settings.process_settings() != after.settings.process_settings()
         or before.digest != after.digest
-    ):
-        return True
-    current = pool.current
-    if current is None or pool.error is not None:
-        return bool(paths)
-    known = current.snapshot.files | current.loaded.extras.keys()
-    if paths & known:
-        return True
-    # A file that is new to it may be one that it imports under a name found elsewhere until now.
-    return any(path.endswith(".py") and path.startswith(current.snapshot.search) for path in paths)
+        or before.settings.process_settings() != after.settings.process_settings()
+    )
+
+
+def _concerns(pool: Pool, paths: Iterable[str]) -> bool:
+    """Whether a change of these files or folders may concern what the pool has loaded, or failed to load."""
+    if pool.current is None or pool.error is not None:
+        path = pool.function.path
+        home = path.parent if path.stem == pool.function.name else path.parent.parent
+        return any(_is_below(path, str(home)) for path in paths)
+    snapshot = pool.current.snapshot
+    known = snapshot.files | pool.current.loaded.extras.keys()
+    for path in paths:
+        if path in known or any(_is_below(file, path) for file in known):
+            return True
+        # What is new to it may be what it imports under a name that was found elsewhere until now.
+        if any(_is_below(path, folder) and snapshot.may_import(path, folder) for folder in snapshot.search):
+            return True
+    return False
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + os.sep)

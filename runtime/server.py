@@ -7,6 +7,7 @@ finish within `drain_timeout`, ends every child, and returns; a second signal en
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -62,7 +63,8 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_await_signals, stop, tasks.cancel_scope)
                 announce(host, url_of(sock, config.server))
-                await engine(app, config.server, sock, stop)
+                async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
+                    serving.start_soon(engine, app, config.server, sock, stop)
                 await host.drain(0 if tasks.cancel_scope.cancel_called else config.server.drain_timeout)
                 tasks.cancel_scope.cancel()
     log.info("ended")
@@ -82,7 +84,7 @@ async def _await_signals(stop: anyio.Event, scope: anyio.CancelScope) -> None:
 async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
     """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
     config = hypercorn.config.Config()
-    config.bind = [f"fd://{sock.fileno()}"]
+    config.bind = [f"fd://{os.dup(sock.fileno())}"]  # it closes what it is given
     config.certfile = str(settings.certfile) if settings.certfile else None
     config.keyfile = str(settings.keyfile) if settings.keyfile else None
     if settings.http3:
@@ -91,6 +93,7 @@ async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.sock
     config.graceful_timeout = settings.drain_timeout
     config.keep_alive_timeout = KEEP_ALIVE
     config.include_server_header = False
+    config.include_date_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
@@ -109,6 +112,7 @@ async def uvicorn_engine(app: App, settings: ServerSettings, sock: socket.socket
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(KEEP_ALIVE),
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),

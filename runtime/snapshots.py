@@ -22,6 +22,7 @@ from runtime.errors import LoadFailed
 QUIET = 0.02  # seconds for which a file must have been left alone: a slow save is not read half-way
 ATTEMPTS = 30
 PATIENCE = 2
+MANY = 1000  # modules that a function may be given only because it could import them
 _RACY = 2_000_000_000  # ns: a file that young could change again without its stamp showing it
 
 Stamp = tuple[int, int, int, int]
@@ -44,6 +45,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The sources of one generation, as they all were on disk at one moment; `modules[0]` is the entry.
 
     `folder` is the entry's own. `search` is what goes to the end of sys.path: that folder, then the space's.
+    `names` are the words in its imports.
     """
 
     space: str
@@ -54,6 +56,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     modules: tuple[Module, ...]
     digest: str
     files: frozenset[str]
+    names: frozenset[str]
+
+    def may_import(self, path: str, folder: str) -> bool:
+        """Whether one of its imports may be of this file or folder in `folder`, going by names alone."""
+        inside = path.removeprefix(folder).strip(os.sep).split(os.sep)
+        return sources.ALL_BELOW in self.names or any(_stem(part) in self.names for part in inside)
 
 
 def take(space: str, name: str, folder: str) -> Snapshot:
@@ -136,6 +144,7 @@ class _Reading:
         self.modules: dict[str, Module] = {}
         self._states: dict[str, tuple[Stamp | None, str]] = {}
         self._todo: list[Module] = []
+        self.names = {"", "__init__", "functions"}  # what may matter without being imported by name
         # A user's own module `functions` must stay importable beside the package that we make up.
         taken = any(_is_module(os.path.join(place, "functions")) for place in (self.own, folder))
         self.home = f"functions_.{space}" if taken else f"functions.{space}"
@@ -153,6 +162,7 @@ class _Reading:
         while self._todo:
             module = self._todo.pop()
             for statement in sources.imports(module.code):
+                self.names.update(statement.module.split("."), statement.names)
                 self._resolve(module, statement)
 
     def snapshot(self) -> Snapshot:
@@ -165,6 +175,7 @@ class _Reading:
             modules=tuple(self.modules.values()),
             digest=self.digest(),
             files=frozenset(self._states),
+            names=frozenset(self.names),
         )
 
     def digest(self) -> str:
@@ -202,6 +213,10 @@ class _Reading:
     def _resolve(self, module: Module, statement: sources.Import) -> None:
         """Take what one import statement names, as far as that is local."""
         parts = statement.module.split(".") if statement.module else []
+        if not parts and sources.ALL_BELOW in statement.names:
+            self._take_all(self._own_package)
+            self._take_all(self.home)
+            return
         for package, names in self._starts(module, parts, statement.level):
             if self._follow(package, names, statement.names):
                 return
@@ -231,9 +246,26 @@ class _Reading:
             package = step
         if "*" in names and package in self.modules:
             names += sources.exported(self.modules[package].code)
+        if sources.ALL_BELOW in names:
+            self._take_all(package)
         for name in names:
             self._step(package, name)
         return True
+
+    def _take_all(self, package: str) -> None:
+        """Take every module below the package, as which of them will be imported cannot be told."""
+        try:
+            found = sorted(os.listdir(self._folders[package]))
+        except (KeyError, OSError):
+            return
+        for stem in dict.fromkeys(map(_stem, found)):
+            if not stem.isidentifier() or stem == "__pycache__" or len(self.modules) >= MANY:
+                continue
+            if package == self.home and _is_function(os.path.join(self._folders[package], stem)):
+                continue
+            name = f"{package}.{stem}"
+            if name not in self.modules and self._step(package, stem) is not None:
+                self._take_all(name)
 
     def _step(self, package: str, part: str) -> str | None:
         """The full name of the module or package `part` in `package`; it is in the snapshot from now on."""
@@ -251,6 +283,10 @@ class _Reading:
                 return None
             self._folders[name] = path
         return name
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".py")
 
 
 def _has_handle(path: str) -> bool:

@@ -32,6 +32,7 @@ _IMPORT_LINE = re.compile(
 )
 _IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
 _DYNAMIC = ("import_module", "__import__")
+ALL_BELOW = "**"  # among the names of an Import: any module below its `module`, whatever is asked for when it runs
 _FILE = "spaces_static_reading"  # the file's name as far as the parser's warnings are concerned
 _QUIET = ("ignore", None, Warning, re.compile(_FILE), 0)
 
@@ -49,7 +50,10 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class Import(msgspec.Struct, frozen=True):
-    """`from <level dots><module> import <names>`, or `import <module>` where there are no names."""
+    """`from <level dots><module> import <names>`, or `import <module>` where there are no names.
+
+    An import of a name that is made up as it runs has ALL_BELOW for its names.
+    """
 
     module: str
     names: tuple[str, ...] = ()
@@ -82,7 +86,7 @@ def signature(code: bytes) -> Signature | None:
 def imports(code: bytes) -> tuple[Import, ...]:
     """Every import in the file, those inside functions included; none where it cannot be parsed.
 
-    `import_module("x")` and `__import__("x")` count when the name is written out.
+    `import_module(x)` and `__import__(x)` count, too.
     """
     tree = _parse(code)
     return tuple(dict.fromkeys(_imports(tree))) if tree is not None else ()
@@ -199,6 +203,18 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
             case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if _is_dynamic(function):
                 module = name.lstrip(".")
                 yield Import(module, (), len(name) - len(module))
+            case ast.Call(func=function, args=[name, *_]) if _is_dynamic(function):
+                yield Import(_beginning(name), (ALL_BELOW,))
+
+
+def _beginning(name: ast.expr) -> str:
+    """The packages that a made-up module name begins with, as in f"plugins.{name}" and "plugins." + name."""
+    match name:
+        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]) | ast.BinOp(
+            left=ast.Constant(value=str(text)), op=ast.Add()
+        ) if not text.startswith("."):
+            return text.rpartition(".")[0]
+    return ""
 
 
 def _is_dynamic(function: ast.expr) -> bool:

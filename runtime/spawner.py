@@ -81,7 +81,8 @@ class Spawner:
         if self._control is not None:
             self._control.close()
         if self._base is not None:
-            await anyio.to_thread.run_sync(self._base.wait)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._base.wait)
         await self._tasks.__aexit__(None, None, None)
 
     def fork(self, op: str, fds: Sequence[int]) -> Process:
@@ -179,7 +180,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = Control(ours, self._on_message, self._on_close)
         with theirs:
-            self._process = self._spawner.fork("load", (theirs.fileno(), self._spec, self._output.write_end))
+            self._process = self._spawner.fork("load", (self._spec, self._output.write_end, theirs.fileno()))
         with anyio.move_on_after(timeout):
             await self._answered.wait()
         if not self._answered.is_set():
@@ -194,12 +195,13 @@ class Zygote:
         self._answer.pop("op")
         return msgspec.convert(self._answer, Loaded)
 
-    def fork(self, worker_end: socket.socket, *, fresh: bool) -> Process:
-        """A worker on this socket: forked from the imported handler, or (`fresh`) with an import of its own."""
+    def fork(self, sockets: Sequence[socket.socket], *, fresh: bool) -> Process:
+        """A worker on its sockets: forked from the imported handler, or (`fresh`) with an import of its own."""
+        ends = [sock.fileno() for sock in sockets]
         if fresh:
-            return self._spawner.fork("fresh", (worker_end.fileno(), self._spec, self._output.write_end))
+            return self._spawner.fork("fresh", (self._spec, self._output.write_end, *ends))
         assert self._control is not None
-        return self._family.fork(self._control, "fork", (worker_end.fileno(),))
+        return self._family.fork(self._control, "fork", ends)
 
     def close(self) -> None:
         """End the zygote and what it forked. Once."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from stat import S_ISDIR
 
 import anyio
 import anyio.to_thread
@@ -20,7 +21,7 @@ import watchfiles
 
 STEP = 10  # ms: a batch is over when nothing else changed for so long
 DEBOUNCE = 50  # ms: the longest that a batch goes on
-POLL = 500  # ms between two looks, where the system does not tell of changes
+POLL = 0.5  # seconds between two looks, where the system does not tell of changes
 MANY = 1000  # changes in a batch, from which on to look at everything is simpler and misses nothing
 LOCK_WAIT = 5.0  # seconds for which a git operation may hold a batch back
 PAUSE = 0.1  # seconds before watching begins again after it broke
@@ -56,6 +57,7 @@ class Watcher:
         self._queue: SimpleQueue[frozenset[str] | _Note] = SimpleQueue()
         self._threads: list[_Thread] = []
         self._closed = threading.Event()
+        self._warned = False
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts the changes at INFO
 
     def aim(self, trees: Collection[Path]) -> None:
@@ -140,6 +142,9 @@ class Watcher:
     def is_over(self) -> bool:
         return self._closed.is_set()
 
+    def wait(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+
     def changed(self, changes: Collection[watchfiles.main.FileChange]) -> None:
         """Some paths in the folders of one thread have changed."""
         paths = frozenset(path for _, path in changes if self._concerns(path))
@@ -149,6 +154,17 @@ class Watcher:
             self._queue.put(_Note.ALL)
         elif paths:
             self._queue.put(paths)
+
+    def refused(self, error: Exception) -> None:
+        """The system does not tell of changes. Said once."""
+        if self._warned:
+            return
+        self._warned = True
+        log.warning(
+            "the system does not tell of changes (%s): looking every %g s instead, so that a save takes longer"
+            " to be served; if a limit of inotify is the reason, raise it with `sysctl fs.inotify.max_user_%s=…`",
+            error, POLL, "instances" if "os error 24" in str(error) else "watches",
+        )  # fmt: skip
 
     def broken(self) -> None:
         """One thread has ended although it should not have."""
@@ -173,7 +189,7 @@ class Watcher:
 
 
 class _Thread(threading.Thread):
-    """One watch of watchfiles, which polls once in STEP for events that the system has queued."""
+    """One watch: through watchfiles, which asks for the system's events once a STEP, or by looking for itself."""
 
     def __init__(self, watcher: Watcher, folders: Collection[str], *, recursive: bool) -> None:
         super().__init__(name="spaces watcher", daemon=True)
@@ -193,18 +209,22 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._follow(polling=None)
+            if _must_poll():
+                self._poll()
+            else:
+                self._follow()
         except FileNotFoundError as error:
             self._broken(error)
         except (OSError, RuntimeError) as error:
             if self.began.is_set():
                 self._broken(error)
             else:
-                self._poll(error)
+                self._watcher.refused(error)
+                self._poll()
         finally:
             self.began.set()
 
-    def _follow(self, polling: bool | None) -> None:
+    def _follow(self) -> None:
         for changes in watchfiles.watch(
             *self._folders,
             watch_filter=None,
@@ -213,30 +233,69 @@ class _Thread(threading.Thread):
             stop_event=self,
             rust_timeout=0,  # with a timeout it could lose what comes in at that very moment
             raise_interrupt=False,
-            force_polling=polling,
-            poll_delay_ms=POLL,
+            force_polling=False,  # its polling misses a change within the second of the one before
             recursive=self._recursive,
-            ignore_permission_denied=polling,
         ):
             self._watcher.changed(changes)
 
-    def _poll(self, error: Exception) -> None:
-        limit = "instances" if "os error 24" in str(error) else "watches"
-        log.warning(
-            "the system does not tell of changes in %s (%s): looking every %g s instead, so that a save takes"
-            " longer to be served; if a limit of inotify is the reason, raise it with"
-            " `sysctl fs.inotify.max_user_%s=…`",
-            ", ".join(self._folders), error, POLL / 1000, limit,
-        )  # fmt: skip
-        try:
-            self._follow(polling=True)
-        except (OSError, RuntimeError) as second:
-            self._broken(second)
+    def _poll(self) -> None:
+        before = dict(self._look())
+        while not self.is_set():
+            started = time.monotonic()
+            now = dict(self._look())
+            if changes := _differences(before, now):
+                self._watcher.changed(changes)
+            before = now
+            self._watcher.wait(max(POLL, 10 * (time.monotonic() - started)))
+
+    def _look(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """What is in the folders, with what changes when it does."""
+        todo, seen = [*self._folders], set[int]()
+        while todo:
+            for entry in _entries(todo.pop()):
+                try:
+                    status = entry.stat()
+                except OSError:
+                    continue
+                if not S_ISDIR(status.st_mode):
+                    yield entry.path, (status.st_ino, status.st_ctime_ns, status.st_mtime_ns)
+                    continue
+                yield entry.path, (status.st_ino,)
+                if self._recursive and status.st_ino not in seen:  # links may lead in circles
+                    seen.add(status.st_ino)
+                    todo.append(entry.path)
 
     def _broken(self, error: Exception) -> None:
         if not self._stopping:
             log.warning("watching for changes was interrupted (%s); it begins again", error)
             self._watcher.broken()
+
+
+Looked = dict[str, tuple[int, ...]]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return [entry for entry in os.scandir(folder) if not is_ignored(entry.name)]
+    except OSError:
+        return []
+
+
+def _differences(before: Looked, now: Looked) -> set[watchfiles.main.FileChange]:
+    kinds = {
+        watchfiles.Change.added: now.keys() - before.keys(),
+        watchfiles.Change.deleted: before.keys() - now.keys(),
+        watchfiles.Change.modified: {path for path in now.keys() & before.keys() if now[path] != before[path]},
+    }
+    return {(kind, path) for kind, paths in kinds.items() for path in paths}
+
+
+def _must_poll() -> bool:
+    """Whether events are known not to come here: so it was said, as for network folders, or it is Windows below."""
+    wish = os.environ.get("WATCHFILES_FORCE_POLLING", "").lower()
+    return wish not in ("", "false", "disable", "disabled") or (
+        not wish and "microsoft-standard" in os.uname().release.lower()
+    )
 
 
 def _existing(folder: str) -> str:

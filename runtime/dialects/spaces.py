@@ -18,13 +18,18 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ..calls import Call, Headers, Result
+from ..clock import date_header
 from ..errors import BadRequest, BodyTooLarge, HostError, MethodNotAllowed, NotFound
 from ..exchange import Exchange
 from ..host import Host
 from ..registry import Function
 
 HOP_BY_HOP = frozenset(
-    b"connection keep-alive te trailer trailers transfer-encoding upgrade expect http2-settings".split()
+    b"connection keep-alive te trailer trailers transfer-encoding upgrade expect http2-settings"
+    b" proxy-authenticate proxy-authorization proxy-connection".split()
+)
+SPECIAL = HOP_BY_HOP.union(
+    b"content-length cookie host x-call-id x-forwarded-for x-forwarded-host x-forwarded-proto".split()
 )
 CALL_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -61,9 +66,11 @@ class Invoke:
         method: str = scope["method"]
         check_address(function, method, path)
         body = await read_body(receive, length, function.settings.max_body)
+        scope["body_read"] = True
         call = Call(number, label.decode(), space, name, method.encode(), path, scope["query_string"], headers, body)
         with self._host.invoke(call) as exchange:
             result = await exchange.soon() or await result_while_client_stays(exchange, receive)
+            scope["answered"] = True
             await respond(exchange, result, method, label, receive, send)
 
 
@@ -77,50 +84,75 @@ def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes]:
     Hop-by-hop headers (RFC 9110 section 7.6.1) stay behind; X-Call-Id and X-Forwarded-* are added.
     """
     parts: list[bytes] = []
+    special: dict[bytes, bytes] = {}
     length: int | None = 0
-    label = forwarded_for = b""
-    proto = host = None
-    for name, value in scope["headers"]:
-        if name in HOP_BY_HOP:
-            if name == b"transfer-encoding":
-                length = None
-            continue
-        if name == b"content-length":
-            length = _length(value)
-        elif name == b"x-call-id":
-            label = value
-            continue
-        elif name == b"x-forwarded-for":
-            forwarded_for = value + b", "
-            continue
-        elif name == b"x-forwarded-proto":
-            proto = value
-        elif name == b"x-forwarded-host":
-            host = value
-        parts += (name, value)
-        if name == b"host" and host is None:
-            host = b""
-            parts += (b"x-forwarded-host", value)
-    if label and CALL_ID.fullmatch(label) is None:
-        raise BadRequest("X-Call-Id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -")
-    label = label or b"%d" % number
-    if scope["http_version"] in ("2", "3") and not length:
+    host = b""
+    for pair in scope["headers"]:
+        name = pair[0]
+        if name not in SPECIAL:
+            parts += pair
+        elif name == b"host":
+            parts += pair
+            host = pair[1]
+        elif name == b"content-length":
+            parts += pair
+            length = _length(pair[1])
+        else:
+            _take(name, pair[1], special)
+    if not length and scope["http_version"] in ("2", "3"):
         length = None  # these need not announce a body
     client = scope["client"]
-    address = client[0].encode() if client else b"unknown"
-    parts += (b"x-call-id", label, b"x-forwarded-for", forwarded_for + address)
-    if proto is None:
-        parts += (b"x-forwarded-proto", scope["scheme"].encode())
+    address: bytes = client[0].encode() if client else b"unknown"
+    proto: bytes = scope["scheme"].encode()
+    label = b"%d" % number
+    if special:
+        if b"transfer-encoding" in special:
+            length = None
+        if b"connection" in special:
+            parts = _without_named(parts, special[b"connection"])
+        if b"cookie" in special:
+            parts += (b"cookie", special[b"cookie"])
+        if b"x-forwarded-for" in special:
+            address = special[b"x-forwarded-for"] + b", " + address
+        host = special.get(b"x-forwarded-host", host)
+        proto = special.get(b"x-forwarded-proto", proto)
+        label = _own_id(special.get(b"x-call-id", label))
+    if host:
+        parts += (b"x-forwarded-host", host)
+    parts += (b"x-forwarded-for", address, b"x-forwarded-proto", proto, b"x-call-id", label)
     blob = b"\0".join(parts)
     if blob.count(b"\0") != len(parts) - 1:
         raise BadRequest("a header contains a NUL character")
     return blob, length, label
 
 
+def _take(name: bytes, value: bytes, special: dict[bytes, bytes]) -> None:
+    """Note a header that is not simply passed on; one that is a list may come in several lines."""
+    value = value.strip(b" \t")
+    if name in special:
+        if name == b"x-call-id":
+            raise BadRequest("X-Call-Id is there twice")
+        value = special[name] + (b"; " if name == b"cookie" else b", ") + value
+    special[name] = value
+
+
+def _own_id(label: bytes) -> bytes:
+    if CALL_ID.fullmatch(label) is None:
+        raise BadRequest("X-Call-Id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -")
+    return label
+
+
+def _without_named(parts: list[bytes], connection: bytes) -> list[bytes]:
+    """The headers without those that Connection names as being about the connection."""
+    named = {name.strip() for name in connection.lower().split(b",")} - SPECIAL
+    return [part for at, part in enumerate(parts) if parts[at & ~1] not in named]
+
+
 def _length(value: bytes) -> int:
-    if not value.isdigit():
+    digits = value if value.isdigit() else value.strip(b" \t")
+    if not digits.isdigit() or len(digits) > 18:
         raise BadRequest("Content-Length must be a number")
-    return int(value)
+    return int(digits)
 
 
 def check_address(function: Function, method: str, path: bytes) -> None:
@@ -163,7 +195,7 @@ async def read_body(receive: Receive, length: int | None, limit: int) -> tuple[b
             if size > limit:
                 raise BodyTooLarge(f"the body is larger than the {limit} bytes allowed here (`max_body`)")
             pieces.append(piece)
-        if not message.get("more_body", False):
+        if size == length or not message.get("more_body", False):
             return tuple(pieces)
 
 
@@ -171,6 +203,7 @@ def response_headers(result: Result, exchange: Exchange, label: bytes) -> Header
     """The function's own headers, and ours."""
     parts = result.headers.split(b"\0") if result.headers else []
     headers = list(zip(parts[::2], parts[1::2], strict=True))
+    headers.append(date_header())
     headers.append((b"x-invoked", b"true"))
     headers.append((b"x-call-id", label))
     headers.append((b"x-duration-seconds", b"%.6f" % exchange.seconds()))

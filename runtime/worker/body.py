@@ -19,12 +19,14 @@ from .multipart import UploadedFile as UploadedFile
 
 Decoder = Callable[[CallInfo], Any]
 
+_ANYTHING = (inspect.Parameter.empty, Any, object)
+
 
 def decoder(annotation: Any) -> Decoder:
     """What makes `data` of a call or raises `Refused`; `TypeError` for an annotation past checking."""
-    if annotation in (inspect.Parameter.empty, Any, object):
-        return plain
     members = _union(annotation)
+    if any(member in _ANYTHING for member in members):
+        return plain
     wanted = [member for member in members if member is not type(None)]
     if wanted == [bytes]:
         return _body

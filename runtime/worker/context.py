@@ -179,6 +179,8 @@ def _headers(info: CallInfo) -> Headers:
     if applied and info.wire_body and KNOWN.issuperset(applied):
         # They describe the compressed form, which the handler never sees.
         pairs = [pair for pair in pairs if pair[0] not in ("content-encoding", "content-length")]
+    elif info.wire_body and b"content-length\0" not in info.wire_headers:  # it came in chunks
+        pairs.append(("content-length", str(len(info.wire_body))))
     return Headers(pairs)
 
 

@@ -51,16 +51,19 @@ def to_json(value: Any) -> bytes:
 
 
 def traceback_text(error: BaseException) -> str:
-    """The traceback as Python prints it, without our own frames, its end when it is long."""
+    """The traceback as Python prints it, without our own frames, and without its middle when it is long."""
     if isinstance(error, (NotEncodable, TooLarge)):
         return f"{type(error).__name__}: {error.message}\n"
     try:
         report = traceback.TracebackException(type(error), error, error.__traceback__)
         _without_ours(report)
         text = "".join(report.format())
-    except Exception:  # the exception is the user's, and so is all that it does when it is printed
+    except BaseException:  # the exception is the user's, and so is all that it does when it is printed
         text = f"{type(error).__name__}: {_text_of(error)}\n"
-    return _sound(text[-_MOST_TRACEBACK:])
+    if len(text) > _MOST_TRACEBACK:
+        half = _MOST_TRACEBACK // 2
+        text = f"{text[:half]}\n...\n{text[-half:]}"
+    return _sound(text)
 
 
 def _without_ours(report: traceback.TracebackException | None) -> None:
@@ -74,7 +77,7 @@ def _without_ours(report: traceback.TracebackException | None) -> None:
 def _text_of(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # a `__str__` of the user's
+    except BaseException:  # a `__str__` of the user's
         return "(its text cannot be shown: str() of it raises)"
     return _sound(text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 3] + "...")
 

@@ -24,7 +24,7 @@ MSGSPEC: Any = None
 try:
     import msgspec as _msgspec
 
-    MSGSPEC = _msgspec
+    MSGSPEC = _msgspec if hasattr(_msgspec, "convert") else None  # older ones cannot do all of this
 except ImportError:
     pass
 
@@ -212,6 +212,7 @@ def _iso_duration(value: dt.timedelta) -> str:
 
 
 _SIMPLE: tuple[tuple[Any, Simple], ...] = (
+    (bool, lambda value: "true" if value else "false"),  # only ever asked for the key of a dict
     (enum.Enum, lambda value: value.value),
     (str, str.__str__),
     (int, int.__int__),

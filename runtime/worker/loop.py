@@ -23,13 +23,14 @@ from .context import CallInfo, Refused
 from .handler import Handler
 
 RECEIVE = 256 * 1024
+PACKET = 256 * 1024  # a call with its headers and an inline body is smaller: see wire.MAX_CALL
 
 Frame = tuple[int, int, int, bytes]
 
 
-def serve(sock: socket, handler: Handler) -> None:
-    """Serve calls until the host closes the socket; then run exit handlers and return."""
-    SyncWorker(sock, handler).run()
+def serve(channel: socket, queue: socket, handler: Handler) -> None:
+    """Serve the calls in `queue` over `channel` until the host closes both; then run exit handlers and return."""
+    SyncWorker(channel, queue, handler).run()
     leave()
 
 
@@ -90,15 +91,18 @@ def failed(handler: Handler, stream: int, error: BaseException) -> answer.Answer
 
 
 class SyncWorker:
-    """One process's end of the channel, for handlers without an event loop."""
+    """One process's end of the channel, for handlers without an event loop.
 
-    def __init__(self, sock: socket, handler: Handler) -> None:
+    Calls come by a queue of their own, a packet each: what is not taken out of it yet, the host may take back.
+    """
+
+    def __init__(self, sock: socket, queue: socket, handler: Handler) -> None:
         self.sock = sock
+        self.queue = queue
         self.handler = handler
         self._send_lock = allocate_lock()
         self._reader = wire.Reader()
-        self._arrived: deque[Frame] = deque()  # read from the socket, not looked at yet
-        self._set_aside: deque[Frame] = deque()  # came in the middle of a call, for later
+        self._arrived: deque[Frame] = deque()  # read from the channel, not looked at yet
         self._credit = 0
         self._poll = poll()
         self._poll.register(sock, POLLIN)
@@ -106,18 +110,18 @@ class SyncWorker:
     def run(self) -> None:
         """Until the host closes the socket."""
         prepare(self.handler)
-        output.attach(self._log, self.sock.close)
+        output.attach(self._log, self._let_go)
         self._send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
-        while True:
-            frame = self._next()
-            if frame is None:
-                return
-            kind, _, stream, payload = frame
-            if kind == wire.CALL:
-                self._serve(stream, self._whole(wire.parse_call(payload)))
-            elif kind == wire.PING:
-                self._send(wire.frame(wire.PONG, 0))
-            # CANCEL and CREDIT for a call that is over by now mean nothing
+        packet = memoryview(bytearray(PACKET))
+        while size := self.queue.recv_into(packet):
+            _, _, _, _, stream = wire.PREFIX.unpack_from(packet)
+            call = wire.parse_call(bytes(packet[wire.PREFIX_SIZE : size]))
+            self._serve(stream, call if len(call.body) == call.body_length else self._whole(call))
+
+    def _let_go(self) -> None:
+        """In a child that the handler forked: the calls are not its own."""
+        self.sock.close()
+        self.queue.close()
 
     def _serve(self, stream: int, call: wire.CallFrame) -> None:
         output.sink.running = stream
@@ -194,11 +198,7 @@ class SyncWorker:
         kind, _, of, payload = frame
         if kind == wire.CREDIT and of == stream:
             self._credit += wire.parse_u32(payload)
-        elif kind == wire.CANCEL and of == stream:
-            return False
-        else:
-            self._set_aside.append(frame)
-        return True
+        return kind != wire.CANCEL or of != stream  # what is said of earlier calls means nothing any more
 
     def _cancelled(self, stream: int) -> bool:
         """Whether a CANCEL for this stream has arrived by now, without waiting."""
@@ -208,12 +208,10 @@ class SyncWorker:
         return False
 
     def _whole(self, call: wire.CallFrame) -> wire.CallFrame:
-        """The call with its body: longer ones follow in frames of their own."""
-        if len(call.body) == call.body_length:
-            return call
+        """The call with its body, which follows in frames of its own."""
         pieces, missing = [], call.body_length
         while missing > 0:
-            frame = self._next()
+            frame = self._read()
             if frame is None:
                 leave()
                 _exit(0)
@@ -235,9 +233,6 @@ class SyncWorker:
                 self.sock.sendall(data)
             except BaseException:  # the host is gone, or a frame was cut by a signal handler that raised
                 _exit(0)
-
-    def _next(self) -> Frame | None:
-        return self._set_aside.popleft() if self._set_aside else self._read()
 
     def _read(self) -> Frame | None:
         """The next frame from the socket; None when the host has closed it."""

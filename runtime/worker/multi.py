@@ -99,6 +99,8 @@ def header_pairs(raw: bytes) -> list[tuple[str, str]]:
     if not raw:
         return []
     fields = raw.decode("latin-1").split("\0")
+    if b" \0" in raw or b"\t\0" in raw:  # not every HTTP parser removes the blanks after a value
+        fields = [field.strip(" \t") for field in fields]
     return list(zip(fields[::2], fields[1::2], strict=False))
 
 

@@ -27,6 +27,7 @@ _WORDS = {
     bytes: "bytes",
     type(None): "null",
 }
+_MOST_ERRORS = 50
 _LISTS = (list, set, frozenset, tuple)
 _ADVICE = "annotate `data` with a msgspec Struct, dataclass, TypedDict, pydantic model or builtin types"
 
@@ -331,6 +332,8 @@ def _is_list(annotation: Any) -> bool:
 
 def mismatch(found: list[tuple[str, str, str]]) -> Refused:
     """The refusal for a list of (field, expected, message), the first of which is named in its message."""
+    # Validators quote what they were given, which may be long and many.
+    found = [(path[:200], wanted[:500], message[:500]) for path, wanted, message in found[:_MOST_ERRORS]]
     field, expected, reason = found[0]
     errors = [{"field": path, "message": message} for path, _, message in found]
     details = {"field": field, "expected": expected, "errors": errors}

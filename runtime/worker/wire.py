@@ -21,6 +21,7 @@ LAST = 1  # RESULT: the whole answer is in this frame. BODY: no more follows.
 FAILED = 2  # RESULT: the handler raised, or returned what cannot be encoded.
 
 MAX_PAYLOAD = 4 * 1024 * 1024  # a longer frame breaks the rules
+MAX_CALL = 160 * 1024  # a longer CALL would not fit into the packet that it travels in
 INLINE = 64 * 1024  # bodies up to this length travel inside their CALL or RESULT
 PIECE = 64 * 1024  # longer ones in BODY or CHUNK frames of this length
 WINDOW = 256 * 1024  # bytes of an answer under way before the host grants more (CREDIT)
@@ -70,8 +71,8 @@ def call_frame(
 ) -> bytes:
     """A CALL. `body` is the whole body, or empty when BODY frames of `body_length` bytes in all follow."""
     size = CALL_HEAD.size + len(method) + len(path) + len(query) + len(headers) + len(body)
-    if size > MAX_PAYLOAD:
-        raise ProtocolError(f"the request's head is {size} bytes, more than {MAX_PAYLOAD}")
+    if size > MAX_CALL:
+        raise ProtocolError(f"a CALL of {size} bytes is more than {MAX_CALL}")
     head = CALL_HEAD.pack(call_id, deadline, attempt, len(method), len(path), len(query), len(headers), body_length)
     prefix = PREFIX.pack(size, CALL, 0, 0, stream)
     return b"".join((prefix, head, method, path, query, headers, body))

@@ -136,7 +136,7 @@ def serve_base(control_fd: int) -> NoReturn:
     gc.freeze()
 
     def handle(message: Message, fds: list[int]) -> None:
-        # fds: [its control socket (load) or its worker socket (fresh), spec, output, faults]
+        # fds: [spec, output, its control socket (load) or its worker sockets (fresh), faults]
         run = run_function_zygote if message["op"] == "load" else run_fresh_worker
         parent.answer_fork(message, fds, lambda: run(*fds))
 
@@ -164,7 +164,7 @@ def load(spec_fd: int, output_fd: int) -> handler.Handler:
     return handler.load(spec)
 
 
-def run_function_zygote(control_fd: int, spec_fd: int, output_fd: int, faults: int) -> NoReturn:
+def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: int) -> NoReturn:
     """Import the handler, say how that went, fork workers as asked."""
     control = socket(AF_UNIX, SOCK_SEQPACKET, fileno=control_fd)
     output.dump_stack_on_signal(faults)
@@ -181,7 +181,7 @@ def run_function_zygote(control_fd: int, spec_fd: int, output_fd: int, faults: i
     parent = Parent(control)
 
     def handle(message: Message, fds: list[int]) -> None:
-        parent.answer_fork(message, fds, lambda: run_worker(fds[0], function, fds[1]))
+        parent.answer_fork(message, fds, lambda: run_worker(function, *fds))
 
     parent.send(ready)
     parent.serve(handle)
@@ -205,16 +205,19 @@ def forking_is_unsafe(control: socket) -> str | None:
     return None
 
 
-def run_fresh_worker(worker_fd: int, spec_fd: int, output_fd: int, faults: int) -> NoReturn:
+def run_fresh_worker(spec_fd: int, output_fd: int, *fds: int) -> NoReturn:
     """A worker with an import of its own, for functions that must not be forked."""
-    function = load(spec_fd, output_fd)
-    run_worker(worker_fd, function, faults)
+    run_worker(load(spec_fd, output_fd), *fds)
 
 
-def run_worker(worker_fd: int, function: handler.Handler, faults: int) -> NoReturn:
-    """Serve calls on a socket until it closes."""
+def run_worker(function: handler.Handler, channel_fd: int, *fds: int) -> NoReturn:
+    """Serve calls until the host closes the way they come in. `fds`: a sync worker's queue of calls, faults."""
+    *queue_fd, faults = fds
+    channel = socket(AF_UNIX, SOCK_STREAM, fileno=channel_fd)
     process.adopt_orphans()
     output.dump_stack_on_signal(faults)
-    serve = aloop.serve if function.is_async else loop.serve
-    serve(socket(AF_UNIX, SOCK_STREAM, fileno=worker_fd), function)
+    if function.is_async:
+        aloop.serve(channel, function)
+    else:
+        loop.serve(channel, socket(AF_UNIX, SOCK_SEQPACKET, fileno=queue_fd[0]), function)
     _exit(0)

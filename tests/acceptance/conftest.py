@@ -188,3 +188,20 @@ def error_of(answer: httpx2.Response) -> dict[str, Any]:
     """The error envelope of an answer."""
     error: dict[str, Any] = json.loads(answer.content)["error"]
     return error
+
+
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root that all tests of a module share, for what they do not change; its hosts are stopped after them."""
+    root = tmp_path_factory.mktemp("shared") / "root"
+    root.mkdir()
+    site = Site(root)
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="module", params=["hypercorn", "uvicorn"])
+def each_engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn, for a host that all tests of a module share."""
+    name: str = request.param
+    return name

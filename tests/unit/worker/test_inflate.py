@@ -7,7 +7,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.faults import Refused
@@ -23,6 +23,7 @@ SQUEEZE = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compr
 LAYERS = st.lists(st.sampled_from(list(SQUEEZE)), max_size=4)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000), LAYERS)
 def test_round_trip(data: bytes, layers: list[str]) -> None:
     """What was encoded by a list of codings comes back."""
@@ -32,6 +33,7 @@ def test_round_trip(data: bytes, layers: list[str]) -> None:
     assert inflate(body, layers, 10_000) == data
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000))
 def test_bare_deflate(data: bytes) -> None:
     """Deflate without the zlib wrapping, as some clients send it, comes back too."""
@@ -47,6 +49,7 @@ def test_bare_deflate_that_looks_like_zlib() -> None:
     assert inflate(body, ["deflate"], 1000) == block + b"end"
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
 def test_gzip_of_several_members(pieces: list[bytes]) -> None:
     """A gzip file may be several, one after the other."""
@@ -55,6 +58,7 @@ def test_gzip_of_several_members(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_the_bound_is_exact(coding: str, size: int, limit: int) -> None:
     """Up to the limit a body passes, one byte more and it is refused."""
@@ -93,6 +97,7 @@ def test_a_bomb_of_many_members() -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@settings(deadline=None)
 @given(cut=st.integers(1, 60))
 def test_truncated(coding: str, cut: int) -> None:
     """A body that ends too early is refused as damaged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.multi import (
@@ -28,15 +28,16 @@ def wire(pairs: list[tuple[str, str]]) -> bytes:
     return "\0".join(part for pair in pairs for part in pair).encode("latin-1")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1), st.text())))
 def test_query_round_trip(pairs: list[tuple[str, str]]) -> None:
     """Whatever is urlencoded is read back the same, repeated names and blank values included."""
     assert query_pairs(urlencode(pairs, errors="replace").encode()) == [
-        (name.encode("utf-8", "replace").decode(), value.encode("utf-8", "replace").decode())
-        for name, value in pairs
+        (name.encode("utf-8", "replace").decode(), value.encode("utf-8", "replace").decode()) for name, value in pairs
     ]
 
 
+@settings(deadline=None)
 @given(st.text("ab=&+%2f;é", max_size=30))
 def test_query_agrees_with_the_standard_library(raw: str) -> None:
     """Odd queries are read as `urllib.parse` reads them."""
@@ -97,6 +98,7 @@ def test_no_headers() -> None:
     assert first_header(b"", b"a") == b""
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=8), NAMES)
 def test_first_header_finds_names_only(pairs: list[tuple[str, str]], name: str) -> None:
     """The quick look-up agrees with parsing the block, also where values look like names."""
@@ -116,12 +118,14 @@ def test_merged_keeps_repeated_values() -> None:
     assert merged([("a", ["x"]), ("a", "y")]) == {"a": [["x"], "y"]}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TOKENS.map(str.lower), TOKENS))
 def test_parameters_of_tokens(pairs: dict[str, str]) -> None:
     """Unquoted parameters are read back."""
     assert parameters("a/b" + "".join(f" ; {name}={value}" for name, value in pairs.items())) == pairs
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TOKENS.map(str.lower), st.text(st.characters(exclude_categories=["Cc", "Cs"]))))
 def test_parameters_in_quotes(pairs: dict[str, str]) -> None:
     """Quoted parameters are read back whatever they contain: quotes, backslashes, semicolons."""
@@ -147,6 +151,7 @@ def test_odd_parameters(value: str, expected: dict[str, str]) -> None:
     assert parameters(value) == expected
 
 
+@settings(deadline=None)
 @given(st.text('ab;="\\ ', max_size=30))
 def test_parameters_always_end(value: str) -> None:
     """No header value makes the parser fail or run for ever."""

@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from runtime.worker.faults import Refused
@@ -54,6 +54,7 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS | FILES, max_size=8), st.sampled_from([b"", b"preamble\r\n", b"\r\n"]))
 def test_round_trip(parts: list[tuple[str, str | None, bytes]], preamble: bytes) -> None:
     """Whatever parts are sent come back: names, filenames and contents, in order."""
@@ -71,6 +72,7 @@ def test_round_trip(parts: list[tuple[str, str | None, bytes]], preamble: bytes)
     assert received == sent
 
 
+@settings(deadline=None)
 @given(st.lists(FILES, min_size=1, max_size=4), st.integers(1, 200))
 def test_truncated_is_refused(parts: list[tuple[str, str, bytes]], cut: int) -> None:
     """A body cut anywhere before its closing boundary is complete is refused, never read half."""
@@ -81,13 +83,15 @@ def test_truncated_is_refused(parts: list[tuple[str, str, bytes]], cut: int) -> 
     assert error.value.code == "bad_multipart"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"--bo", b"\r\n", b"--", b"a", b": ", b"Content-Disposition: form-data"])))
 def test_any_body_is_parsed_or_refused(pieces: list[bytes]) -> None:
     """No body does anything else than parse or be refused."""
     try:
-        assert isinstance(parse(b"bo", b"".join(pieces)), dict)
+        found = parse(b"bo", b"".join(pieces))
     except Refused as error:
-        assert error.code == "bad_multipart"
+        found, code = None, error.code
+    assert isinstance(found, dict) or code == "bad_multipart"
 
 
 def test_file() -> None:
@@ -110,7 +114,7 @@ def test_file_without_choice() -> None:
 
 def test_extended_filename() -> None:
     """A filename in the extended notation is decoded and wins."""
-    head = b"Content-Disposition: form-data; name=\"f\"; filename=\"x\"; filename*=UTF-8''na%C3%AFve.txt\r\n\r\n"
+    head = b'Content-Disposition: form-data; name="f"; filename="x"; filename*=UTF-8\'\'na%C3%AFve.txt\r\n\r\n'
     assert parse(b"bo", assemble(b"bo", [head]))["f"].filename == "naïve.txt"
 
 
@@ -121,7 +125,9 @@ def test_field_charset() -> None:
     assert "'a'" in refused(assemble(b"bo", [part("a", None, b"\xe9")]))
 
 
-@pytest.mark.parametrize("head", ["content-disposition:form-data;name=a", "X: y\r\nCONTENT-DISPOSITION: Form-Data ; name=a"])
+@pytest.mark.parametrize(
+    "head", ["content-disposition:form-data;name=a", "X: y\r\nCONTENT-DISPOSITION: Form-Data ; name=a"]
+)
 def test_header_spellings(head: str) -> None:
     """Header names in any case, unquoted parameters and further headers are fine."""
     assert parse(b"bo", assemble(b"bo", [head.encode() + b"\r\n\r\nv"])) == {"a": "v"}

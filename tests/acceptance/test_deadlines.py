@@ -1,0 +1,428 @@
+"""Deadlines stop code that will not stop: the client hears at the deadline, the process goes, the next call is fine."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.acceptance.conftest import PATIENCE, Running, Site, alive, error_of, eventually
+
+NOTE = """
+    import os
+
+    def note(name, value=None):
+        path = os.path.join(os.environ["NOTES"], name)
+        with open(path + ".tmp", "w") as file:
+            file.write(str(os.getpid() if value is None else value))
+        os.rename(path + ".tmp", path)
+"""
+
+SYNC = """
+    import ctypes, faulthandler, os, re, signal, subprocess, sys, threading, time
+    from note import note
+
+    def fall():
+        try:
+            fall()
+        finally:
+            fall()
+
+    def handle(function_call_info):
+        name = function_call_info.name
+        if function_call_info.path == "/fine":
+            return os.getpid()
+        note(name)
+        {stuck}  # HERE
+"""
+
+ASYNC = """
+    import asyncio, os, time
+    from note import note
+
+    async def handle(function_call_info):
+        name = function_call_info.name
+        if function_call_info.path == "/fine":
+            return os.getpid()
+        note(name)
+        {stuck}  # HERE
+"""
+
+IGNORING = (
+    "[signal.signal(n, signal.SIG_IGN) for n in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, 32, 33}]"
+)
+STUCK = {
+    "spin": "while True: pass",
+    "sleep": "time.sleep(1e6)",
+    "c_loop": "sum(range(10**12))",
+    "backtrack": "re.match(r'(a+)+$', 'a' * 64 + 'b')",
+    "lock": "threading.Lock().__enter__(), (lock := threading.Lock()).acquire(), lock.acquire()",
+    "system_call": "os.read(os.pipe()[0], 1)",
+    "without_gil": "ctypes.CDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)",
+    "with_gil": "ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)",
+}
+UNWILLING = {  # these keep us from finding out where they are, or may
+    "ignores_signals": f"{IGNORING}\n        while True: time.sleep(1e6)",
+    "blocks_signals": "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n        while True: pass",
+    "catches_all": (
+        "while True:\n            try: time.sleep(1e6)\n            except BaseException: signal.alarm(0)\n           "
+    ),
+    "falls": "fall()",
+    "closes_all": "os.closerange(0, 4096); time.sleep(1e6)",
+}
+STUCK_ASYNC = {
+    "blocks_loop": "time.sleep(1e6)",
+    "spins_in_loop": "while True: pass",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One host with a function for each way of being stuck, each with half a second."""
+    root = tmp_path_factory.mktemp("deadlines")
+    site = Site(root)
+    (root / "notes").mkdir()
+    site.write(
+        "spaces.toml",
+        f"""
+        [defaults]
+        timeout = "500ms"
+        max_workers = 2
+        env = {{ NOTES = "{root / "notes"}" }}
+
+        [spaces.d.functions.slow_import]
+        timeout = "500ms"
+        load_timeout = "60s"
+
+        [spaces.d.functions.never_imported]
+        load_timeout = "500ms"
+        timeout = "20s"
+
+        [spaces.d.functions.single]
+        max_workers = 1
+
+        [spaces.d.functions.alone]
+        concurrency = 1
+        """,
+    )
+    site.write("d/note.py", NOTE)
+    for name, stuck in (STUCK | UNWILLING).items():
+        site.write(f"d/{name}.py", SYNC.replace("{stuck}", stuck))
+    for name, stuck in STUCK_ASYNC.items():
+        site.write(f"d/{name}.py", ASYNC.replace("{stuck}", stuck))
+    for name, source in OTHERS.items():
+        site.write(f"d/{name}.py", source)
+    running = site.start()
+    yield running
+    site.stop()
+
+
+OTHERS = {
+    "bystander": "def handle(data):\n    return 'here'\n",
+    "cooperative": """
+        import asyncio, os
+        from note import note
+
+        async def handle(function_call_info):
+            if function_call_info.path == "/fine":
+                return os.getpid()
+            note("cooperative")
+            try:
+                await asyncio.sleep(1e6)
+            finally:
+                note("cooperative_left")
+    """,
+    "alone": """
+        import asyncio, os
+        from note import note
+
+        async def handle(function_call_info):
+            if function_call_info.path == "/fine":
+                return os.getpid()
+            note("alone")
+            await asyncio.sleep(1e6)
+    """,
+    "swallows": """
+        import asyncio, os
+        from note import note
+
+        async def handle(function_call_info):
+            if function_call_info.path == "/fine":
+                return os.getpid()
+            if function_call_info.path == "/stream":
+                return stream()
+            note("swallows" + function_call_info.path.strip("/"))
+            while True:
+                try:
+                    await asyncio.sleep(0.01)
+                except BaseException:
+                    pass
+
+        async def stream():
+            for i in range(6):
+                yield f"{i}\\n"
+                await asyncio.sleep(0.2)
+    """,
+    "silent_generator": """
+        import os, time
+        from note import note
+
+        def handle(function_call_info):
+            if function_call_info.path == "/first":
+                note("silent_generator_first")
+                time.sleep(1e6)
+            yield str(os.getpid())
+            if function_call_info.path != "/fine":
+                note("silent_generator")
+                time.sleep(1e6)
+    """,
+    "silent_async_generator": """
+        import asyncio, os
+        from note import note
+
+        async def handle(function_call_info):
+            yield str(os.getpid())
+            if function_call_info.path != "/fine":
+                note("silent_async_generator")
+                await asyncio.sleep(1e6)
+    """,
+    "endless_cleanup": """
+        import os, time
+        from note import note
+
+        def handle(function_call_info):
+            if function_call_info.path == "/fine":
+                yield "fine"
+                return
+            try:
+                note("endless_cleanup")
+                while True:
+                    yield "x" * 1000
+            finally:
+                while True: time.sleep(1e6)
+    """,
+    "with_child": """
+        import os, subprocess
+        from note import note
+
+        def handle(function_call_info):
+            if function_call_info.path == "/fine":
+                return os.getpid()
+            note("with_child")
+            child = subprocess.Popen(["sh", "-c", "sleep 100000 & echo $! > $NOTES/grandchild; wait"])
+            note("child", child.pid)
+            child.wait()
+    """,
+    "single": """
+        import os, time
+        from note import note
+
+        def handle(function_call_info):
+            note("single" + function_call_info.path.strip("/"))
+            if function_call_info.path == "/quick":
+                return os.getpid()
+            time.sleep(1e6)
+    """,
+    "slow_import": """
+        import os, time
+        while not os.path.exists(os.environ["NOTES"] + "/go"):
+            time.sleep(0.01)
+
+        def handle(data):
+            return "imported"
+    """,
+    "never_imported": """
+        import time
+
+        time.sleep(1e6)
+
+        def handle(data):
+            return "imported"
+    """,
+}
+
+
+def noted(host: Running, name: str) -> int:
+    """The number that a handler wrote down under this name."""
+    path = host.root / "notes" / name
+    eventually(path.exists, f"a note {name}")
+    return int(path.read_text())
+
+
+def gone(pid: int) -> None:
+    eventually(lambda: not alive(pid), f"the end of process {pid}")
+
+
+def line_of(host: Running, name: str) -> int:
+    lines = (host.root / f"functions/d/{name}.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if "# HERE" in line)
+
+
+@pytest.mark.parametrize("name", [*STUCK, *STUCK_ASYNC, *UNWILLING])
+def test_a_stuck_handler_loses_its_process(host: Running, name: str) -> None:
+    """504 at the deadline, the process is gone, the next call is answered by another."""
+    answer = host.call(f"d/{name}")
+
+    assert answer.status_code == (502 if name == "closes_all" else 504)
+    assert error_of(answer)["code"] == ("worker_died" if name == "closes_all" else "timeout")
+    assert "X-Invoked" not in answer.headers
+    pid = noted(host, name)
+    gone(pid)
+    after = host.call(f"d/{name}", "/fine")
+    assert after.status_code == 200
+    assert after.json() != pid
+
+
+@pytest.mark.parametrize("name", [*STUCK, *STUCK_ASYNC])
+def test_the_log_names_the_line_where_it_was_stuck(host: Running, name: str) -> None:
+    """File and line of the handler, whatever it was doing there."""
+    call_id = f"stuck-{name}"
+
+    assert host.call(f"d/{name}", headers={"X-Call-Id": call_id}).status_code == 504
+
+    line = host.logged(f'"call_id":"{call_id}"')
+    assert "did not stop at its deadline" in line
+    assert f"d/{name}.py:{line_of(host, name)} in handle" in line
+
+
+def test_other_functions_do_not_notice(host: Running) -> None:
+    """While every core spins, another function answers."""
+    with ThreadPoolExecutor(4) as clients:
+        stuck = [clients.submit(host.call, name) for name in ("d/spin", "d/spin", "d/spins_in_loop", "d/c_loop")]
+        answers = []
+        while not all(call.done() for call in stuck):
+            answers.append(host.call("d/bystander").text)
+
+    assert {call.result().status_code for call in stuck} == {504}
+    assert set(answers) == {"here"}
+
+
+def test_an_async_call_is_cancelled_and_its_process_stays(host: Running) -> None:
+    """What yields to its loop is cancelled like any task, and costs no process."""
+    assert host.call("d/cooperative").status_code == 504
+
+    assert noted(host, "cooperative_left") == noted(host, "cooperative")
+    assert host.call("d/cooperative", "/fine").json() == noted(host, "cooperative")
+
+
+def test_an_async_call_alone_in_its_worker_is_cancelled_too(host: Running) -> None:
+    """`concurrency` 1 makes no difference to what a deadline means."""
+    assert host.call("d/alone").status_code == 504
+
+    assert host.call("d/alone", "/fine").json() == noted(host, "alone")
+
+
+def test_an_async_handler_that_will_not_be_cancelled(host: Running) -> None:
+    """It loses its process once the other calls in there are over."""
+    with ThreadPoolExecutor(2) as clients:
+        stream = clients.submit(host.call, "d/swallows", "/stream")
+        eventually(lambda: host.status("d/swallows")["busy"], "the stream")
+        assert host.call("d/swallows").status_code == 504
+
+    assert stream.result().text == "".join(f"{i}\n" for i in range(6))
+    gone(noted(host, "swallows"))
+    assert host.call("d/swallows", "/fine").json() != noted(host, "swallows")
+
+
+def test_two_async_calls_that_will_not_be_cancelled(host: Running) -> None:
+    """They do not wait for each other."""
+    with ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(lambda path: host.call("d/swallows", path), ["/one", "/two"]))
+
+    assert [answer.status_code for answer in answers] == [504, 504]
+    gone(noted(host, "swallowsone"))
+    gone(noted(host, "swallowstwo"))
+
+
+def test_a_generator_that_gives_nothing(host: Running) -> None:
+    """No first item by the deadline is no answer: 504."""
+    assert host.call("d/silent_generator", "/first").status_code == 504
+
+    gone(noted(host, "silent_generator_first"))
+
+
+@pytest.mark.parametrize("name", ["silent_generator", "silent_async_generator"])
+def test_a_generator_that_stops_yielding(host: Running, name: str) -> None:
+    """The answer breaks off, which a client can tell from an end."""
+    with host.client.stream("GET", host.path(f"d/{name}")) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(Exception, match=r"peer|incomplete|closed"):
+            answer.read()
+
+    pid = noted(host, name)
+    if name == "silent_generator":
+        gone(pid)
+    assert host.call(f"d/{name}", "/fine").status_code == 200
+
+
+def test_a_generator_whose_clean_up_never_ends(host: Running) -> None:
+    """A client that leaves is no way to keep a process for ever."""
+    with host.client.stream("GET", host.path("d/endless_cleanup")) as answer:
+        next(answer.iter_bytes())
+
+    gone(noted(host, "endless_cleanup"))
+    assert host.call("d/endless_cleanup", "/fine").text == "fine"
+
+
+def test_the_children_of_a_stuck_handler_go_with_it(host: Running) -> None:
+    """Children and grandchildren."""
+    assert host.call("d/with_child").status_code == 504
+
+    for name in ("with_child", "child", "grandchild"):
+        gone(noted(host, name))
+
+
+def test_a_call_that_never_got_a_worker_never_runs(host: Running) -> None:
+    """503, not 504; its code is not run later."""
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(host.call, "d/single", "/first")
+        noted(host, "singlefirst")
+        second = clients.submit(host.call, "d/single", "/second")
+        eventually(lambda: host.status("d/single")["waiting"], "the second call to wait")
+
+    assert first.result().status_code == 504
+    # It got the place of the first only if that was gone before its own deadline.
+    assert second.result().status_code in (503, 504)
+    if second.result().status_code == 503:
+        assert error_of(second.result())["code"] == "no_free_worker"
+        assert second.result().headers["Retry-After"]
+        assert not (host.root / "notes/singlesecond").exists()
+    assert host.call("d/single", "/quick").status_code == 200
+
+
+def test_a_call_whose_function_is_still_imported_at_its_deadline(host: Running) -> None:
+    """503 `still_loading`; the import goes on, and a later call is answered."""
+    answer = host.call("d/slow_import")
+
+    assert answer.status_code == 503
+    assert error_of(answer)["code"] == "still_loading"
+    assert answer.headers["Retry-After"]
+    (host.root / "notes/go").touch()
+    assert eventually(lambda: host.call("d/slow_import"), "an answer").status_code in (200, 503)
+    eventually(lambda: host.call("d/slow_import").status_code == 200, "the end of the import")
+
+
+def test_an_import_that_never_ends(host: Running) -> None:
+    """503 after `load_timeout`, naming the line where it hangs."""
+    answer = host.call("d/never_imported")
+
+    assert answer.status_code == 503
+    assert error_of(answer)["code"] == "load_failed"
+    assert re.search(r"did not finish.*never_imported\.py.*line 4", error_of(answer)["message"])
+
+
+def test_nothing_is_left(host: Running) -> None:
+    """After all of this, the host has only its zygotes and the workers that it knows of."""
+    workers = sum(host.status(f"d/{name}")["workers"] for name in names(host))
+
+    assert host.stop(signal.SIGTERM) == 0
+    assert workers >= 0
+    assert PATIENCE
+
+
+def names(host: Running) -> list[str]:
+    """Every function of the host."""
+    return [entry["name"] for entry in host.client.get("/spaces/d/functions").json()["functions"]]
