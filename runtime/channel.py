@@ -92,7 +92,7 @@ class Channel:
         self._reader = wire.Reader()
         self._unsent: deque[memoryview] = deque()
         self._last_stream = 0
-        self._alive: asyncio.Future[None] | None = None
+        self.pongs = 0
         loop.add_reader(sock, self._readable)
 
     def start(self, exchange: Exchange, deadline: float) -> bool:
@@ -127,11 +127,9 @@ class Channel:
         """Tell the worker that nobody wants the answer any more."""
         self.write(wire.frame(wire.CANCEL, exchange.stream))
 
-    async def ping(self) -> None:
-        """Return once the worker's loop has answered; never, when it is blocked."""
-        self._alive = self._loop.create_future()
+    def ping(self) -> None:
+        """Ask an async worker to add one to `pongs`, which it does as long as its loop turns."""
         self.write(wire.frame(wire.PING, 0))
-        await self._alive
 
     def close(self) -> None:
         """Close the socket: the worker finishes what it is doing and exits."""
@@ -228,8 +226,7 @@ class Channel:
         elif kind == wire.READY:
             self.owner.ready()
         elif kind == wire.PONG:
-            if self._alive is not None and not self._alive.done():
-                self._alive.set_result(None)
+            self.pongs += 1
         else:
             raise wire.ProtocolError(f"a frame of kind {kind} out of place")
 
@@ -246,6 +243,8 @@ class Channel:
         exchange.answered(result)
         if last:
             self._over(exchange, result)
+        elif exchange.left:  # it turns out to be a stream, and nobody will read it
+            self.cancel(exchange)
 
     def _over(self, exchange: Exchange, result: Result | None) -> None:
         del self.exchanges[exchange.stream]

@@ -207,6 +207,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 async def _check_one(host: Host, function: Function, results: dict[str, LoadFailed | None]) -> None:
     results[function.label] = await host.load(function)
+    host.unload(function)
 
 
 def _problem(host: Host, function: Function, error: LoadFailed) -> str:

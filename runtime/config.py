@@ -86,7 +86,10 @@ class SpaceSettings(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All that is set for one ROOT. Paths are absolute; `file` and `functions_dir` need not exist."""
+    """All that is set for one ROOT. Paths are absolute; `file` and `functions_dir` need not exist.
+
+    `overrides` are the variables that stood in for keys of `[server]`: for `reload`.
+    """
 
     root: Path
     file: Path
@@ -94,6 +97,7 @@ class Config(msgspec.Struct, frozen=True):
     server: ServerSettings
     defaults: FunctionSettings
     spaces: dict[str, SpaceSettings]
+    overrides: dict[str, str] = {}
 
     def settings(self, space: str, function: str) -> FunctionSettings:
         """What holds for this function, whether or not the file mentions it or its space."""
@@ -130,7 +134,13 @@ def load(root: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
             " spaces.toml; `spaces new hello` writes a first one"
         )
     document.refuse_problems()
-    return Config(document.root, document.root / "spaces.toml", functions_dir, server, defaults, spaces)
+    overrides = {variable: environ[variable] for variable in _ENVIRONMENT if environ.get(variable)}
+    return Config(document.root, document.root / "spaces.toml", functions_dir, server, defaults, spaces, overrides)
+
+
+def reload(config: Config) -> Config:
+    """The same ROOT as it is now. Raises ConfigError."""
+    return load(config.root, environ={**os.environ, **config.overrides})
 
 
 def parse_bind(text: str) -> tuple[str, int]:

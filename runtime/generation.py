@@ -25,10 +25,10 @@ from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote, passed_environment
 from .worker import wire
 
-GRACE = 0.5  # seconds that a cancelled async call has to end before its process is looked at
-PONG_WAIT = 0.1  # seconds in which a loop that turns answers a PING
+GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that turns to answer a PING
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
 RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
+KILL_WAIT = 5.0  # seconds after which a killed process is given up
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
 log = logging.getLogger("spaces.worker")
@@ -184,7 +184,7 @@ class Worker:
             self._home.removed(self)
         if not self.channel.exchanges and not self.channel.closed:
             self.channel.close()
-            timer = self._loop.call_later(RETIRE_WAIT, self.process.kill)
+            timer = self._loop.call_later(RETIRE_WAIT, self._kill)
             self.process.on_end(timer.cancel)
 
     async def stop(self, exchange: Exchange) -> None:
@@ -201,19 +201,33 @@ class Worker:
         )  # fmt: skip
         self.leaving = True
         self._home.removed(self)
+        self._kill()
+
+    def _kill(self) -> None:
+        """SIGKILL; and if even that does not end it, go on without it."""
         self.process.kill()
+        timer = self._loop.call_later(KILL_WAIT, self._give_up)
+        self.process.on_end(timer.cancel)
+
+    def _give_up(self) -> None:
+        if self.process.pid is None:  # the zygote does not even fork it
+            self.generation.zygote.close()
+        else:
+            self._ended()
 
     async def _cancelled(self, exchange: Exchange) -> bool:
         """Whether an async call ended when told to; if its loop still turns, the other calls finish first."""
+        pongs = self.channel.pongs
         self.channel.cancel(exchange)
+        self.channel.ping()
         if await self._left(exchange, GRACE):
             return True
         self.leaving = True
         self._home.removed(self)
-        with anyio.move_on_after(PONG_WAIT) as waited:
-            await self.channel.ping()
-        while not waited.cancelled_caught and len(self.channel.exchanges) > 1 and not self.is_gone:
-            await anyio.sleep(0.05)
+        if self.channel.pongs > pongs:
+            with anyio.move_on_after(exchange.timeout):
+                while any(not other.overdue for other in self.channel.exchanges.values()):
+                    await anyio.sleep(0.05)
         return False
 
     async def _left(self, exchange: Exchange, within: float) -> bool:
@@ -254,7 +268,9 @@ class Worker:
     async def _await_reason(self) -> None:
         with anyio.move_on_after(REASON_WAIT):
             await self.process.ended.wait()
-        self.process.kill()
+        if not self.process.ended.is_set():
+            self.process.failure = "it closed its connection to the host"
+            self.process.kill()
         self._ended()
 
     def _ended(self) -> None:

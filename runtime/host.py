@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from . import config as configuration
@@ -24,7 +25,7 @@ from .calls import Call, CallIds, function_id
 from .config import Config
 from .errors import ConfigError, Draining, LoadFailed
 from .exchange import Exchange
-from .loader import Catalog, Loader
+from .loader import Catalog, Hint, Loader
 from .pools import Pools
 from .registry import Function, Registry
 from .spawner import Spawner
@@ -117,7 +118,7 @@ class Host:
         """Take no new calls and wait for those under way; whether all ended in time."""
         self.draining = True
         with anyio.move_on_after(timeout) as waiting:
-            while any(pool.busy for pool in self._pools):
+            while self._pools.busy:
                 await anyio.sleep(0.01)
         return not waiting.cancelled_caught
 
@@ -174,6 +175,12 @@ class Host:
             await anyio.sleep(0.005)
         return pool.error
 
+    def unload(self, function: Function) -> None:
+        """End a function's processes; its next call loads it again."""
+        pool = self._pools.find(function)
+        if pool is not None:
+            pool.sleep()
+
     # Changes on disk.
 
     async def scan(self, spaces: set[str] | None = None) -> None:
@@ -206,18 +213,18 @@ class Host:
 
     async def _follow_changes(self) -> None:
         async for paths in self._loader.watch():
-            before = self.registry
+            before, hints = self.registry, self.hints
+            everything = self.config.functions_dir in paths
             if self.config.file in paths:
-                self._reconfigure()
-                await self.scan()
-            else:
-                await self.scan(self._loader.affected(paths))
-            self._pools.update(self.registry, paths)
+                await self._reconfigure()
+            await self.scan(self._loader.affected(paths))
+            self._pools.update(self.registry, paths, everything=everything)
             self._report_changes(before)
+            self._report_hints(set(hints))
 
-    def _reconfigure(self) -> None:
+    async def _reconfigure(self) -> None:
         try:
-            config = configuration.load(self.config.root)
+            config = await anyio.to_thread.run_sync(configuration.reload, self.config)
         except ConfigError as error:
             log.error("%s\n(the settings before go on)", error.message)
             return
@@ -240,6 +247,11 @@ class Host:
             for function in touched[:EAGER]:
                 self._pools.warm(function)
         self._warm_configured()
+
+    def _report_hints(self, before: Collection[Hint]) -> None:
+        for hint in self.hints:
+            if hint.important and hint not in before:
+                log.warning("%s: %s", self._relative(hint.path), hint.message)
 
     def _warm_configured(self) -> None:
         for function in self._with_min_workers(self.registry.functions.values()):

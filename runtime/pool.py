@@ -72,6 +72,7 @@ class Pool:
         self._pace = 1.0  # seconds that a call has taken lately
         self._depth = 1  # calls that a sync worker is given before it has answered the first
         self._tick: asyncio.TimerHandle | None = None
+        self._grown_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # Calls in.
@@ -133,14 +134,14 @@ class Pool:
     def _grow(self) -> None:
         """Take back what is stuck behind a long call; a worker for each call that has waited too long."""
         self._tick = None
-        hot = self._hot
-        if hot is not None and hot.busy > 1:
-            if hot.running_for > GROW_AFTER:
-                self._reclaim(hot)
-            self._tick_soon()
+        for worker in self.workers:
+            if worker.busy > 1 and not worker.generation.is_async:
+                self._tick_soon()
+                if worker.running_for > GROW_AFTER:
+                    self._reclaim(worker)
         late = monotonic() - GROW_AFTER
-        missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
-        if self.current is not None and self.current.alive:
+        if self.current is not None and self.current.alive and self._grown_at <= late:
+            missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
             room = self.function.settings.max_workers - len(self.current.workers)
             for _ in range(min(missing, room)):
                 self._add_worker()
@@ -155,6 +156,7 @@ class Pool:
         assert self.current is not None
         worker = Worker(self.current, self, self._loop)
         if not worker.is_gone:
+            self._grown_at = monotonic()
             self.stats.cold_starts += 1
             self._free.append(worker)
             self._watch_idle()
@@ -290,7 +292,7 @@ class Pool:
     def _left(self, exchange: Exchange) -> None:
         """The client has left before the end of its call."""
         worker = self._worker_of(exchange)
-        if worker is not None and exchange.streaming:
+        if worker is not None and (exchange.streaming or worker.generation.loaded.kind == "async_generator"):
             worker.channel.cancel(exchange)
             return
         if worker is not None:
@@ -334,6 +336,13 @@ class Pool:
             self._hot = None
         if worker in self._free:
             self._free.remove(worker)
+        if worker.is_ready and worker.busy > 1:
+            self._reclaim(worker)
+            self.tasks.start_soon(self._serve_later)
+
+    async def _serve_later(self) -> None:
+        """Once whoever took a worker out of service is done with that."""
+        self._serve_waiting()
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)

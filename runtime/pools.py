@@ -22,7 +22,7 @@ from .registry import Function, Registry
 from .spawner import Spawner
 
 LOADS_AT_ONCE = 2 * (os.cpu_count() or 1)
-TIDY_EVERY = 5.0  # seconds
+TIDY_EVERY = 1.0  # seconds
 ZYGOTE_IDLE = 10  # a function zygote ends after this many idle timeouts without a worker
 
 
@@ -136,8 +136,8 @@ def _is_other(before: Function, after: Function) -> bool:
 def _concerns(pool: Pool, paths: Iterable[str]) -> bool:
     """Whether a change of these files or folders may concern what the pool has loaded, or failed to load."""
     if pool.current is None or pool.error is not None:
-        path = pool.function.path
-        home = path.parent if path.stem == pool.function.name else path.parent.parent
+        entry = pool.function.path
+        home = entry.parent.parent if entry.name == "handler.py" else entry.parent
         return any(_is_below(path, str(home)) for path in paths)
     snapshot = pool.current.snapshot
     known = snapshot.files | pool.current.loaded.extras.keys()

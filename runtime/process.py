@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -20,10 +21,12 @@ import anyio
 from .worker import process as worker_process
 from .worker.output import STACK_SIGNAL
 
-STACK_WAIT = 0.1  # seconds that a stuck process is given to write down where it is
+STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
 STACK_SIZE = 64 * 1024
 
 Message = dict[str, Any]
+
+log = logging.getLogger("spaces.process")
 
 
 class Control:
@@ -87,10 +90,16 @@ class Control:
             return
         except OSError:
             data, fds = b"", []
+        try:
+            if data:
+                self._on_message(json.loads(data), fds)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            # The handler's import runs where the other end is: what comes from there may be anything.
+            log.error("a zygote broke the rules of its control socket: %r", error)
+            data = b""
+        _close_all(fds)  # those that nobody took
         if not data:
             self.close()
-            return
-        self._on_message(json.loads(data), fds)
 
 
 def _close_all(fds: Sequence[int]) -> None:
@@ -145,14 +154,16 @@ class Process:
     async def stack(self) -> str:
         """Where it is stuck, innermost frame first, as faulthandler writes it; empty when it cannot say."""
         before = 0 if self.ended.is_set() else os.fstat(self.faults).st_size
+        text = b""
         self._signal(STACK_SIGNAL)
         with anyio.move_on_after(STACK_WAIT):
             while not self.ended.is_set():
-                text = os.pread(self.faults, STACK_SIZE, before)
-                if text.endswith(b"\n"):
-                    return text.decode("utf-8", "replace")
+                written = os.pread(self.faults, STACK_SIZE, before)
+                if written and written == text:  # it comes in pieces
+                    break
+                text = written
                 await anyio.sleep(0.002)
-        return ""
+        return text.decode("utf-8", "replace")
 
     def reason(self) -> str:
         """How it ended, in words."""
@@ -200,7 +211,7 @@ class Family:
             case "forked":
                 process = self._asked.pop(message["id"])
                 self._alive[message["pid"]] = process
-                process.started(message["pid"], fds[0])
+                process.started(message["pid"], fds.pop())
             case "fork_failed":
                 failure = f"no process could be forked: {message['message']}"
                 self._asked.pop(message["id"]).finished(None, failure)

@@ -119,19 +119,20 @@ def stamp(status: os.stat_result) -> Stamp | None:
 def find_entry(name: str, folder: str) -> str:
     """The file of function `name`: NAME.py if it has a `handle`, otherwise NAME/handler.py. LoadFailed."""
     plain = os.path.join(folder, f"{name}.py")
-    problem = f"{plain} was deleted"
+    problem, details = f"{plain} was deleted", {}
     for path in (plain, os.path.join(folder, name, "handler.py")):
         try:
             code, _ = read(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            problem = f"{path} cannot be read: {error.strerror}"
-            continue
-        if sources.signature(code) is not None:
-            return path
-        problem = f"{path} has no `handle`"
-    raise LoadFailed(problem)
+            problem = f"it cannot be read: {error.strerror}"
+        else:
+            if sources.signature(code) is not None:
+                return path
+            problem = "it has no `handle` any more; if it is to be no function, delete it or give it another name"
+        details = {"file": path, "line": 1}
+    raise LoadFailed(problem, details=details)
 
 
 class _Reading:
@@ -153,7 +154,6 @@ class _Reading:
         stem = name
         if self.own != folder:
             self._own_package, stem = f"{self.home}.{name}", "handler"
-        self._own_stem = stem
         if not self._take(f"{self._own_package}.{stem}", self.entry, late=True):
             raise LoadFailed(f"{self.entry} was deleted")
         if self.own != folder:
@@ -231,7 +231,7 @@ class _Reading:
                 yield ".".join(package[:depth]), parts
         elif parts[:2] == home:
             yield self.home, parts[2:]
-        elif parts and parts[0] not in sys.stdlib_module_names and parts[0] != self._own_stem:
+        elif parts and parts[0] not in sys.stdlib_module_names:
             # A folder without __init__.py counts only where no file has the name, as with sys.path.
             places = dict.fromkeys((self._own_package, self.home))
             real = [place for place in places if _is_module(os.path.join(self._folders[place], parts[0]))]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from os import getpid
+from os import _exit, getpid
 from socket import socket
 from time import perf_counter_ns
 from typing import Any
 
-from . import answer, loop, output, wire
+from . import answer, loop, output, process, wire
 from .context import CallInfo, Refused
 from .handler import Handler
 
@@ -28,7 +28,7 @@ async def _serve(sock: socket, handler: Handler) -> None:
     running = asyncio.get_running_loop()
     worker = AsyncWorker(handler, running)
     await running.create_unix_connection(lambda: worker, sock=sock)
-    output.attach(worker.log, sock.close)
+    output.attach(worker.log, lambda: worker.let_go(sock))
     worker.send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
     await worker.closed.wait()
 
@@ -85,6 +85,20 @@ class AsyncWorker(asyncio.Protocol):
         output.finish(stream)
         self._calls.pop(stream, None)
         self.send(last)
+        if stream % loop.BURY_EVERY == 0:
+            process.bury(loop.MAX_DEAD)
+
+    def let_go(self, sock: socket) -> None:
+        """In a child that the handler forked: the calls are not its own, and it ends when it wants to answer one."""
+        sock.close()
+        self._transport = Nowhere()
+
+
+class Nowhere(asyncio.WriteTransport):
+    """What a forked child has for a channel."""
+
+    def write(self, data: object) -> None:
+        _exit(0)
 
 
 class Exchange:
@@ -119,6 +133,9 @@ class Exchange:
 
     def _start_if_whole(self) -> None:
         if self._missing > 0:
+            return
+        if self.cancelled:
+            self._worker.finish(self._stream, wire.frame(wire.END, self._stream))
             return
         if self._pieces:
             self._call = self._call._replace(body=b"".join(self._pieces))

@@ -13,6 +13,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from . import body, context, output
@@ -106,6 +107,8 @@ def load(spec: dict[str, Any]) -> Handler:
     if not callable(handle):
         raise LoadError(f"`handle` is a {type(handle).__name__}, not a function")
     loaded = Handler(spec, handle)
+    if loaded.is_async:
+        import_module(f"{__package__}.aloop")  # once, in the zygote, and not in each worker
     output.install_logging()
     loaded.extras = importer.extras(spec["search"])
     loaded.import_seconds = time.monotonic() - started
@@ -178,13 +181,21 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         if not entry.filename.startswith((ours, "<frozen importlib")) and "/importlib/" not in entry.filename
     ]
     stack.stack[:] = theirs
-    file, line = (theirs[-1].filename, theirs[-1].lineno) if theirs else (None, None)
+    own = [entry for entry in theirs if not _is_installed(entry.filename)] or theirs
+    file, line = (own[-1].filename, own[-1].lineno) if own else (None, None)
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno
-    message = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+    lines = list(stack.format_exception_only())  # unlike str(), this cannot raise
+    line_of_type = lines[-1] if isinstance(error, SyntaxError) else lines[0]
+    message = str(error) if isinstance(error, LoadError) else line_of_type.strip()
     return {
         "message": message[:4096],
         "file": file,
         "line": line,
         "traceback": "".join(stack.format())[-32768:],
     }
+
+
+def _is_installed(file: str) -> bool:
+    """Whether it is Python's own or of a package: not where the user will mend it."""
+    return file.startswith(os.path.dirname(os.__file__) + os.sep) or f"{os.sep}site-packages{os.sep}" in file

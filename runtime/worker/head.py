@@ -29,6 +29,7 @@ _DROPPED = frozenset(
     {
         b"connection",
         b"content-length",
+        b"date",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",

@@ -7,14 +7,20 @@ names are resolved must agree with `runtime/snapshots.py`, which collected the s
 
 from __future__ import annotations
 
-import hashlib
 import io
 import linecache
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module, util
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +54,7 @@ class LocalImporter:
         """Serve imports from now on, and put the folders in `search` at the end of sys.path."""
         self._search = tuple(search)
         sys.meta_path.insert(0, self)
+        sys.path_hooks.insert(0, self._find_uncached)
         sys.path += [folder for folder in search if folder not in sys.path]
 
     def load_entry(self) -> ModuleType:
@@ -82,6 +89,15 @@ class LocalImporter:
         # Of a package that was imported by its short name.
         full_name = f"{full_parent}.{child}"
         return Alias(full_name).spec(name) if util.find_spec(full_name) is not None else None
+
+    def _find_uncached(self, folder: str) -> FileFinder:
+        """What finds modules that were not sent in the function's folders: without bytecode.
+
+        Bytecode is taken for current when the file is as long as it was and was saved in the same second.
+        """
+        if not any(_is_own(os.path.join(folder, ""), place) for place in self._search):
+            raise ImportError
+        return FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (Uncached, [".py"]))
 
     def _find_short(self, name: str) -> ModuleSpec | None:
         if name in sys.stdlib_module_names:
@@ -130,10 +146,17 @@ class LocalImporter:
         return folders
 
 
-class Source(SourceFileLoader):
+class Uncached(SourceFileLoader):
+    """Runs a module from its file, and neither reads nor writes bytecode."""
+
+    def path_stats(self, path: str) -> dict[str, Any]:
+        raise OSError("no bytecode is kept of this file")
+
+
+class Source(Uncached):
     """Runs one module from its source in memory; to all who ask it is that file.
 
-    Never reads or writes bytecode. Fills linecache, so that tracebacks show the lines that run even after
+    Fills linecache, so that tracebacks show the lines that run even after
     the file was changed.
     """
 
@@ -161,9 +184,6 @@ class Source(SourceFileLoader):
 
     def get_data(self, path: str) -> bytes:
         return self._code if path == self.path else super().get_data(path)
-
-    def path_stats(self, path: str) -> dict[str, Any]:
-        raise OSError("no bytecode is kept of this file")
 
     def is_package(self, fullname: str) -> bool:
         return self.package
@@ -228,6 +248,8 @@ def _is_own(path: str, folder: str) -> bool:
 def _digest(path: str) -> str:
     try:
         with open(path, "rb") as file:
+            import hashlib  # it brings in OpenSSL, which is large: most functions have no such files
+
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""

@@ -7,14 +7,13 @@ BaseException included, is caught here and in `aloop.py` and nowhere else.
 from __future__ import annotations
 
 import atexit
-import random
 import sys
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Iterator
 from os import _exit, getpid
 from select import POLLIN, poll
-from socket import socket
+from socket import AF_UNIX, SHUT_WR, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,8 +21,13 @@ from . import answer, output, process, wire
 from .context import CallInfo, Refused
 from .handler import Handler
 
+REHEARSALS = 24
 RECEIVE = 256 * 1024
 PACKET = 256 * 1024  # a call with its headers and an inline body is smaller: see wire.MAX_CALL
+
+LOG_WAIT = 0.1  # seconds
+BURY_EVERY = 256  # calls
+MAX_DEAD = 64  # children that have ended and that nobody waits for
 
 Frame = tuple[int, int, int, bytes]
 
@@ -40,11 +44,29 @@ def leave() -> None:
 
 
 def prepare(handler: Handler) -> None:
-    """Right after the fork: random numbers differ between siblings."""
-    random.seed()
+    """Right after the fork: random numbers differ between siblings. (The `random` module sees to itself.)"""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
+
+
+def rehearse() -> None:
+    """Serve a few calls to nobody, before the first fork.
+
+    The interpreter rewrites code as it runs it for the first times. Done here, that happens once, in pages that
+    every worker shares, instead of in each worker's own.
+    """
+    spec = {"space": "", "name": "", "function_id": 0, "entry": "", "debug": False, "secrets": {}, "memory": None}
+    limits = {"concurrency": 1, "max_body": 1024, "max_response": 1024}
+    host, channel = socketpair(AF_UNIX, SOCK_STREAM)
+    calls, queue = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    with host, channel, calls, queue:
+        body = b'{"some":["json",1,null]}'
+        headers = b"content-type\0application/json"
+        for stream in range(REHEARSALS):
+            calls.send(wire.call_frame(stream, 1, 0.0, 1, b"POST", b"/", b"a=b", headers, len(body), body))
+        calls.shutdown(SHUT_WR)
+        SyncWorker(channel, queue, Handler(spec | limits, lambda data: data)).serve_queue()
 
 
 def call_info(handler: Handler, call: wire.CallFrame) -> CallInfo:
@@ -101,6 +123,7 @@ class SyncWorker:
         self.queue = queue
         self.handler = handler
         self._send_lock = allocate_lock()
+        self._unsent: deque[bytes] = deque()
         self._reader = wire.Reader()
         self._arrived: deque[Frame] = deque()  # read from the channel, not looked at yet
         self._credit = 0
@@ -112,14 +135,21 @@ class SyncWorker:
         prepare(self.handler)
         output.attach(self._log, self._let_go)
         self._send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
+        self.serve_queue()
+
+    def serve_queue(self) -> None:
+        """Run the calls in the queue, one after the other, until the host closes it."""
         packet = memoryview(bytearray(PACKET))
         while size := self.queue.recv_into(packet):
             _, _, _, _, stream = wire.PREFIX.unpack_from(packet)
             call = wire.parse_call(bytes(packet[wire.PREFIX_SIZE : size]))
             self._serve(stream, call if len(call.body) == call.body_length else self._whole(call))
+            if stream % BURY_EVERY == 0:
+                process.bury(MAX_DEAD)
 
     def _let_go(self) -> None:
-        """In a child that the handler forked: the calls are not its own."""
+        """In a child that the handler forked: the calls are not its own, and it ends when it wants to answer one."""
+        self._send_lock = allocate_lock()
         self.sock.close()
         self.queue.close()
 
@@ -225,12 +255,19 @@ class SyncWorker:
         self._send(last)
 
     def _log(self, stream: int, level: int, text: bytes) -> None:
-        self._send(wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text))
+        line = wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text)
+        if self._send_lock.acquire(timeout=LOG_WAIT):
+            self._send_lock.release()
+            self._send(line)
+        else:  # printed by a signal handler or a finalizer that runs while this very thread is sending
+            self._unsent.append(line)
 
     def _send(self, data: bytes) -> None:
         with self._send_lock:
             try:
                 self.sock.sendall(data)
+                while self._unsent:
+                    self.sock.sendall(self._unsent.popleft())
             except BaseException:  # the host is gone, or a frame was cut by a signal handler that raised
                 _exit(0)
 

@@ -6,6 +6,7 @@ then, and in children that a handler forks, text goes to file descriptors 1 and 
 
 from __future__ import annotations
 
+import codecs
 import faulthandler
 import io
 import logging
@@ -18,9 +19,10 @@ from typing import Any
 
 STACK_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2) + 5
 LIMIT = 1024 * 1024  # characters a call may print; the rest is dropped, and said so
+LEAST = 100  # characters that a line counts as, however short: it costs the host as much
 LINE_LIMIT = 16 * 1024  # longer lines are cut into several
 BATCH = 32 * 1024  # characters in one LOG frame, at most
-TRUNCATED = f"(output truncated: a call may print {LIMIT // 1024} KiB)"
+TRUNCATED = f"(output truncated: a call may print {LIMIT // 1024} KiB, a line counting as {LEAST} bytes or more)"
 
 Send = Callable[[int, int, bytes], None]
 
@@ -48,7 +50,7 @@ class Sink:
         printed = self.printed.get(stream, 0)
         if printed > LIMIT:
             return
-        self.printed[stream] = printed + len(text) + 1
+        self.printed[stream] = printed + max(len(text), LEAST)
         if printed + len(text) > LIMIT:
             text = f"{text[: LIMIT - printed]}\n{TRUNCATED}"
             self.printed[stream] = LIMIT + 1
@@ -69,7 +71,8 @@ class Output(io.TextIOBase):
         self._fd = fd
         self._level = level
         self._partial: dict[int, str] = {}
-        self.buffer = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
+        self.name = "<stdout>" if fd == 1 else "<stderr>"
+        self.buffer = Buffer(self)
 
     def writable(self) -> bool:
         return True
@@ -79,6 +82,9 @@ class Output(io.TextIOBase):
 
     def isatty(self) -> bool:
         return False
+
+    def reconfigure(self, **_: object) -> None:
+        """Nothing: whole lines are given out at once, whatever the buffering."""
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
@@ -99,6 +105,28 @@ class Output(io.TextIOBase):
         rest = self._partial.pop(stream, "")
         if rest:
             sink.emit(stream, self._level, rest)
+
+
+class Buffer(io.RawIOBase):
+    """`sys.stdout.buffer`: bytes for the same stream, valid UTF-8 or not."""
+
+    def __init__(self, text: Output) -> None:
+        self._text = text
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+    def write(self, data: Any) -> int:
+        with memoryview(data) as view:
+            self._text.write(self._decoder.decode(view.cast("B")))
+            return view.nbytes
+
+    def close(self) -> None:
+        """Nothing: a handler that wraps this in a TextIOWrapper, which closes it, is not to lose its output."""
 
 
 stdout = Output(1, logging.INFO)
@@ -154,10 +182,14 @@ def finish(stream: int) -> None:
         stderr.finish(stream)
     if sink.printed:
         sink.printed.pop(stream, None)
+        sink.printed.pop(0, None)
+    if sink.running == stream:
+        sink.running = 0
 
 
 def dump_stack_on_signal(fd: int) -> None:
     """Where this process is stuck is written to `fd` whenever `STACK_SIGNAL` arrives, also from within C code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACK_SIGNAL})
     faulthandler.register(STACK_SIGNAL, file=fd, all_threads=False, chain=False)
 
 

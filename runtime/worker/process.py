@@ -12,7 +12,7 @@ import resource
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from os import _exit, getpid, getppid, kill, listdir, readlink
+from os import _exit, getpid, getppid, kill, listdir, readlink, setsid, waitpid
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -38,22 +38,61 @@ def die_with_parent(parent: int) -> None:
         _exit(EXIT_ORPHANED)
 
 
+def lead_group() -> None:
+    """Be a process group and session of its own: a signal to the group reaches nobody else's processes."""
+    with suppress(OSError):
+        setsid()
+
+
 def children() -> list[int]:
-    """The pids of this process's children, zombies included."""
+    """The pids of this process's children, zombies included, the oldest first."""
     try:
         with open(f"/proc/self/task/{getpid()}/children") as listing:
             return [int(pid) for pid in listing.read().split()]
+    except OSError:  # a kernel without that list
+        return [pid for pid in _processes() if _stat(pid)[1:2] == [str(getpid())]]
+
+
+def kill_children(spare: Iterable[int] = ()) -> list[int]:
+    """SIGKILL every child but `spare`, reap those that are dead; what was there, to be called until it is nothing.
+
+    The children of a child become ours when it dies, so one call is not enough.
+    """
+    kept = set(spare)
+    doomed = [pid for pid in children() if pid not in kept]
+    for pid in doomed:
+        with suppress(ProcessLookupError, ChildProcessError):
+            kill(pid, signal.SIGKILL)
+            waitpid(pid, os.WNOHANG)
+    return doomed
+
+
+def bury(most: int) -> None:
+    """Reap the longest dead of our children when more than `most` are dead.
+
+    A process that adopts orphans collects them dead. Those that a handler forked itself and may still wait for
+    cannot be told from them, so the last ones stay.
+    """
+    dead = [pid for pid in children() if _stat(pid)[:1] == ["Z"]]
+    for pid in dead[: max(0, len(dead) - most)]:
+        with suppress(ChildProcessError):
+            waitpid(pid, os.WNOHANG)
+
+
+def _processes() -> list[int]:
+    try:
+        return sorted(int(name) for name in listdir("/proc") if name.isdigit())
     except OSError:
         return []
 
 
-def kill_children(spare: Iterable[int] = ()) -> list[int]:
-    """SIGKILL every child but `spare`; the pids that were killed (not yet reaped)."""
-    doomed = [pid for pid in children() if pid not in set(spare)]
-    for pid in doomed:
-        with suppress(ProcessLookupError):
-            kill(pid, signal.SIGKILL)
-    return doomed
+def _stat(pid: int) -> list[str]:
+    """State, parent and more of a process; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def threads() -> int:
@@ -90,6 +129,13 @@ def set_limits(memory: int | None) -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("900")
+
+
+def fill_standard_fds() -> None:
+    """Where a handler closed one of descriptors 0 to 2, /dev/null takes its place: nothing of ours ever does."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def redirect_output(output: int) -> None:

@@ -15,15 +15,17 @@ from collections.abc import Callable
 from json import dumps, loads
 from os import _exit, close, fork, getpid, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
-from signal import SIG_DFL, SIGCHLD, signal
+from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, SIG_DFL, SIGCHLD, setitimer, signal
 from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket
+from time import sleep
 from traceback import print_exc
 from typing import Any, NoReturn
 
-from . import aloop, handler, loop, output, process
+from . import handler, loop, output, process
 
 Message = dict[str, Any]
-REAP_AGAIN_MS = 10
+REAP_AGAIN_MS = 5
+THREAD_END_MS = 50
 PAGE = 1024 * 1024
 
 
@@ -36,7 +38,9 @@ class Parent:
     def __init__(self, control: socket) -> None:
         self.control = control
         self.pids: dict[int, int] = {}  # pidfd → pid
-        self._buried: set[int] = set()  # killed orphans that are not reaped yet
+        process.bury(0)
+        self._settled = process.children()  # an import started them: they stay until we end
+        self._orphaned = False
         self._poll = poll()
         self._poll.register(control, POLLIN)
         process.adopt_orphans()
@@ -44,7 +48,7 @@ class Parent:
     def serve(self, handle: Callable[[Message, list[int]], None]) -> NoReturn:
         """Give each message to `handle` until the other end closes; then end everything below."""
         while True:
-            for fd, _ in self._poll.poll(REAP_AGAIN_MS if self._buried else None):
+            for fd, _ in self._poll.poll(REAP_AGAIN_MS if self._orphaned else None):
                 if fd != self.control.fileno():
                     self._report_exit(fd)
                     continue
@@ -57,12 +61,13 @@ class Parent:
                 for inherited in fds:
                     set_inheritable(inherited, False)
                 handle(loads(data), fds)
-            self._bury()
+            if self._orphaned:
+                self._end_orphans()
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Tell the host; it being gone is noticed by `serve`."""
         try:
-            send_fds(self.control, [dumps(message).encode()], fds)
+            send_fds(self.control, [encode(message)], fds)
         except OSError:
             self.end()
 
@@ -73,6 +78,7 @@ class Parent:
         if pid == 0:
             try:
                 process.die_with_parent(parent)
+                process.lead_group()
                 for pidfd in self.pids:
                     close(pidfd)
                 self.control.close()
@@ -106,39 +112,41 @@ class Parent:
         except ChildProcessError:  # a handler's patched SIGCHLD reaped it before us
             code = 0
         self.send({"op": "exited", "pid": pid, "code": code})
-        self._buried.update(process.kill_children(spare=self.pids.values()))
+        self._orphaned = True
 
-    def _bury(self) -> None:
-        for pid in tuple(self._buried):
-            try:
-                if waitpid(pid, os.WNOHANG)[0]:
-                    self._buried.discard(pid)
-            except ChildProcessError:
-                self._buried.discard(pid)
-        if self._buried:  # the dead may have left children of their own
-            self._buried.update(process.kill_children(spare=self.pids.values()))
+    def _end_orphans(self) -> None:
+        """What ended workers leave behind is ours now: kill it, and in the next rounds what that leaves behind."""
+        self._orphaned = bool(process.kill_children(spare=(*self.pids.values(), *self._settled)))
 
     def end(self) -> NoReturn:
         """Kill every descendant, wait until they are gone, and exit."""
-        while process.kill_children() or self.pids:
+        while process.kill_children():
             try:
                 waitpid(-1, 0)
-            except ChildProcessError:
-                break
+            except ChildProcessError:  # they were dead by then
+                pass
         _exit(0)
+
+
+def encode(message: Message) -> bytes:
+    """One message: short even where most of it is not ASCII, whole even where parts of it are not Unicode."""
+    return dumps(message, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def serve_base(control_fd: int) -> NoReturn:
     """The base zygote: nothing of the user's is in it. Forks function zygotes and fresh workers."""
     set_inheritable(control_fd, False)
     parent = Parent(socket(AF_UNIX, SOCK_SEQPACKET, fileno=control_fd))
+    loop.rehearse()
     gc.collect()
     gc.freeze()
 
     def handle(message: Message, fds: list[int]) -> None:
         # fds: [spec, output, its control socket (load) or its worker sockets (fresh), faults]
-        run = run_function_zygote if message["op"] == "load" else run_fresh_worker
-        parent.answer_fork(message, fds, lambda: run(*fds))
+        if message["op"] == "load":
+            parent.answer_fork(message, fds, lambda: run_function_zygote(*fds))
+        else:
+            parent.answer_fork(message, fds, lambda: run_fresh_worker(*fds))
 
     parent.send({"op": "ready", "pid": getpid()})
     parent.serve(handle)
@@ -154,6 +162,7 @@ def read_spec(spec_fd: int) -> dict[str, Any]:
 
 def load(spec_fd: int, output_fd: int) -> handler.Handler:
     """Turn this process into the function's own: output, environment, limits, folder; import the handler."""
+    process.adopt_orphans()
     process.redirect_output(output_fd)
     output.install()
     spec = read_spec(spec_fd)
@@ -161,7 +170,12 @@ def load(spec_fd: int, output_fd: int) -> handler.Handler:
     os.environ.update(spec["env"])
     process.set_limits(spec["memory"])
     os.chdir(spec["folder"])
-    return handler.load(spec)
+    pid = getpid()
+    try:
+        return handler.load(spec)
+    finally:
+        if getpid() != pid:  # a child that the import forked must not be a second one of us
+            _exit(0)
 
 
 def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: int) -> NoReturn:
@@ -173,15 +187,23 @@ def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: i
         unsafe = forking_is_unsafe(control) if function.spec["fork"] == "auto" else None
         ready = {"op": "ready", "unsafe": unsafe, **function.describe()}
     except BaseException as error:
-        send_fds(control, [dumps({"op": "failed", **handler.describe_error(error)}).encode()], [])
+        send_fds(control, [encode({"op": "failed", **handler.describe_error(error)})], [])
         _exit(1)
-    signal(SIGCHLD, SIG_DFL)
+    for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
+        setitimer(timer, 0)  # a forked worker has none of them, and nothing here waits for one
+    on_child_end = signal(SIGCHLD, SIG_DFL)
+    process.fill_standard_fds()
     gc.collect()
     gc.freeze()
     parent = Parent(control)
 
+    def run(fds: list[int]) -> NoReturn:
+        if on_child_end is not None:
+            signal(SIGCHLD, on_child_end)
+        run_worker(function, *fds)
+
     def handle(message: Message, fds: list[int]) -> None:
-        parent.answer_fork(message, fds, lambda: run_worker(function, *fds))
+        parent.answer_fork(message, fds, lambda: run(fds))
 
     parent.send(ready)
     parent.serve(handle)
@@ -198,6 +220,10 @@ def forking_is_unsafe(control: socket) -> str | None:
         _exit(0)
     waitpid(pid, 0)
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for _ in range(0 if names else THREAD_END_MS):  # a thread that was joined is still there for a moment
+        if process.threads() == 1:
+            break
+        sleep(0.001)
     if process.threads() > 1:
         return f"importing it left threads running ({', '.join(names) or 'not Python threads'})"
     if process.open_sockets({control.fileno()}):
@@ -207,6 +233,7 @@ def forking_is_unsafe(control: socket) -> str | None:
 
 def run_fresh_worker(spec_fd: int, output_fd: int, *fds: int) -> NoReturn:
     """A worker with an import of its own, for functions that must not be forked."""
+    output.dump_stack_on_signal(fds[-1])
     run_worker(load(spec_fd, output_fd), *fds)
 
 
@@ -217,6 +244,8 @@ def run_worker(function: handler.Handler, channel_fd: int, *fds: int) -> NoRetur
     process.adopt_orphans()
     output.dump_stack_on_signal(faults)
     if function.is_async:
+        from . import aloop  # asyncio is large: other functions do without (`handler.load` has imported it)
+
         aloop.serve(channel, function)
     else:
         loop.serve(channel, socket(AF_UNIX, SOCK_SEQPACKET, fileno=queue_fd[0]), function)

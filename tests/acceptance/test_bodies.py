@@ -155,7 +155,7 @@ RETURNS = """
         "nul": ("x", 200, {"X-Bad": "a\\0b"}),
         "bad_name": ("x", 200, {"Bad Name": "x"}),
         "bad_name_injection": ("x", 200, {"X\\r\\nY": "x"}),
-        "bad_status": ("x", 99),
+        "bad_status": {"status_code": 99},
         "status_600": {"status_code": 600, "body": "x"},
         "status_text": {"status_code": "OK", "body": "x"},
         "object": {"x": object()},
@@ -492,12 +492,12 @@ def test_headers_that_are_not_the_functions_to_say(host: Running) -> None:
 
 
 def test_a_date_of_the_functions_own(host: Running) -> None:
-    """A function's Date stands, alone; Server is its to say."""
+    """Each answer has one Date, the host's; Server is the function's to say."""
     with Connection(host.url) as connection:
         connection.request(host.path("demo/returns", "?what=date"))
         answer = connection.answer()
 
-    assert answer.get("date") == "Thu, 01 Jan 1970 00:00:00 GMT"
+    assert "1970" not in (answer.get("date") or "1970")
     assert answer.get("server") == "mine"
 
 

@@ -101,6 +101,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         load_timeout = "500ms"
         timeout = "20s"
 
+        [spaces.d.functions.closes_all]
+        timeout = "20s"
+
         [spaces.d.functions.single]
         max_workers = 1
 

@@ -22,6 +22,7 @@ from runtime.config import (
     is_loopback,
     load,
     parse_bind,
+    reload,
 )
 from runtime.errors import ConfigError
 
@@ -573,8 +574,9 @@ def test_no_struct_shows_a_secret(root: Root) -> None:
         ({"secrets": {"a": "2"}}, True),
         ({"fork": "never"}, True),
         ({"concurrency": 1}, True),
+        ({"max_body": 1}, True),
         ({"env": {"B": "2", "A": "1"}}, False),
-        ({"timeout": 1.0, "max_workers": 1, "max_body": 1, "methods": frozenset({"GET"})}, False),
+        ({"timeout": 1.0, "max_workers": 1, "methods": frozenset({"GET"})}, False),
     ],
 )
 def test_which_changes_need_a_new_process(change: dict[str, Any], new_process: bool) -> None:
@@ -709,3 +711,15 @@ def test_the_examples_of_the_page_load(root: Root) -> None:
         block = block.replace("/run/secrets/", "")
         (root.folder / "signing_key").write_text("key")
         assert root.load(block, {"DEMO_API_KEY": "x"}).spaces.keys() == tomllib.loads(block)["spaces"].keys()
+
+
+def test_reload_keeps_what_was_set_instead_of_the_file(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line set stays set; the rest is read again, the environment's secrets too."""
+    (root.folder / "spaces.toml").write_text('[defaults]\ntimeout = "1s"\n')
+    config = load(root.folder, environ={"SPACES_BIND": "127.0.0.1:7", "SPACES_ENGINE": "uvicorn"})
+    assert reload(config) == config
+    monkeypatch.setenv("KEY", "value")
+    (root.folder / "spaces.toml").write_text('[defaults]\ntimeout = "2s"\nsecrets = {key = "env:KEY"}\n')
+    changed = reload(config)
+    assert changed.server == config.server
+    assert (changed.defaults.timeout, changed.defaults.secrets) == (2.0, {"key": "value"})

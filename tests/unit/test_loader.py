@@ -185,6 +185,8 @@ def test_a_helper_that_nothing_imports_gets_a_small_hint(root: Root) -> None:
         "demo/third.py": "",
         "demo/fourth.py": "",
         "demo/unused.py": "",
+        "demo/package/__init__.py": "",
+        "demo/package/main.py": HANDLE,
     }
     assert root.hints(files, important=False) == {
         "demo/unused.py": "it has no `handle`: it is a helper module, not a function"

@@ -67,14 +67,16 @@ def test_a_snapshot_says_all_that_a_worker_needs(space: Space) -> None:
 def test_a_folder_functions_modules_are_its_own_and_the_spaces(space: Space) -> None:
     """Short names are looked for in its folder, then in the space's."""
     files = {
-        "stock/handler.py": "import own, both, shared\nfrom .. import both\n" + HANDLE,
+        "stock/handler.py": "import own, both, shared, bare.mod\nfrom .. import both\n" + HANDLE,
         "stock/__init__.py": "",
         "stock/own.py": "",
         "stock/both.py": "",
         "both.py": "",
         "shared.py": "import own",
+        "bare/mod.py": "",
     }
     assert space.names(files) == {
+        "bare.mod": "bare/mod.py",
         "stock.handler": "stock/handler.py",
         "stock": "stock/__init__.py",
         "stock.own": "stock/own.py",
@@ -122,6 +124,52 @@ def handle():
     assert set(space.names(files).values()) == set(files) - left_out
 
 
+def test_an_import_of_a_made_up_name_takes_all_that_it_may_mean(space: Space) -> None:
+    """Below the packages that the name is known to begin with; else all that is no function of its own."""
+    files = {
+        "stock.py": 'def handle(data): importlib.import_module(f"plugins.{data}")',
+        "plugins/__init__.py": "import helper",
+        "plugins/one.py": "",
+        "plugins/deep/er/two.py": "",
+        "plugins/not-a-module.py": "",
+        "plugins/__pycache__/cached.py": "",
+        "helper.py": "",
+        "unused.py": "",
+        "other.py": HANDLE,
+        "folder/handler.py": HANDLE,
+    }
+    expected = {"stock.py", "plugins/__init__.py", "plugins/one.py", "plugins/deep/er/two.py", "helper.py"}
+    assert set(space.names(files).values()) == expected
+    files = {"stock.py": "def handle(data): __import__(data)"}
+    assert set(space.names(files).values()) == expected | {"unused.py"}
+
+
+def test_no_more_is_taken_on_suspicion_than_can_be_borne(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is imported by name is taken all the same."""
+    monkeypatch.setattr(snapshots, "MANY", 3)
+    files = {"stock.py": "__import__(x)\n" + HANDLE, **{f"m{number}.py": "" for number in range(9)}, "z.py": ""}
+    assert len(space.names(files)) == 3
+    files["stock.py"] = "import z\n" + files["stock.py"]
+    assert "z" in space.names(files)
+
+
+@pytest.mark.parametrize("path", ["helper.py", "pkg", "pkg/__init__.py", "pkg/x/y.py", "x/inner.py", "functions.py"])
+def test_what_has_a_name_that_is_imported_may_be_imported(space: Space, path: str) -> None:
+    """Whether or not it was there when the snapshot was taken."""
+    space.write({"stock.py": "import helper\nfrom pkg import inner\n" + HANDLE})
+    folder = str(space.folder)
+    assert space.take().may_import(os.path.join(folder, path), folder)
+    assert space.take().may_import(folder, folder)
+
+
+def test_what_has_no_name_that_is_imported_is_not(space: Space) -> None:
+    """Unless it imports what cannot be told."""
+    space.write({"stock.py": "import helper\n" + HANDLE, "other.py": "import helper\n__import__(x)\n" + HANDLE})
+    folder = str(space.folder)
+    assert not space.take().may_import(os.path.join(folder, "other.py"), folder)
+    assert space.take("other").may_import(os.path.join(folder, "anything.py"), folder)
+
+
 def test_a_folder_without_init_gives_way_to_a_file(space: Space) -> None:
     """Wherever on the way they are, as with sys.path."""
     files = {"stock/handler.py": "import data\n" + HANDLE, "stock/data/x.py": "", "data.py": ""}
@@ -131,15 +179,20 @@ def test_a_folder_without_init_gives_way_to_a_file(space: Space) -> None:
 @pytest.mark.parametrize(
     "statement",
     ["import json", "import email.mime.text", "import stock", "from stock import x", "import nothing",
-     "from ... import x", "from ....... import helper", "from . import nothing", "import helper.nothing.at.all",
-     "__import__('')", "__import__('../helper2')", "__import__('.')"],
+     "from ... import x", "from .... import helper", "from ....... import helper", "from . import nothing",
+     "import nothing.helper", "__import__('')", "__import__('sub/inner')", "__import__('.')"],
 )  # fmt: skip
 def test_what_is_not_local_is_left_out(space: Space, statement: str) -> None:
     """The standard library, the function's own name, what does not exist, what leads out of the space."""
     files = {"stock.py": f"{statement}\n{HANDLE}", "json.py": "", "email/mime/text.py": "", "helper.py": ""}
-    (space.folder.parent / "helper2.py").write_text("")
     (space.folder.parent / "x.py").write_text("")
-    assert space.names(files).items() <= {("stock", "stock.py"), ("helper", "helper.py")}
+    assert space.names({**files, "sub/inner.py": ""}) == {"stock": "stock.py"}
+
+
+def test_as_much_is_taken_as_there_is(space: Space) -> None:
+    """Of an import that will fail, or whose end is a name in a module."""
+    names = space.names({"stock.py": "import helper.nothing.at.all\n" + HANDLE, "helper.py": ""})
+    assert set(names) == {"stock", "helper"}
 
 
 def test_a_file_called_handler_is_not_its_own_module(space: Space) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.sources import Import, exported, imports, mentioned, signature
+from runtime.sources import ALL_BELOW, Import, exported, imports, mentioned, signature
 
 
 def code(text: str) -> bytes:
@@ -244,6 +244,9 @@ def test_imports_are_found_wherever_they_are() -> None:
             import_module(".q", __package__)
             __import__("r")
             importlib.import_module(name)
+            import_module(f"t.u.{name}")
+            import_module("v." + name)
+            import_module(f".{name}", __package__)
             load("s")
     """
     assert set(imports(code(text))) == {
@@ -257,6 +260,9 @@ def test_imports_are_found_wherever_they_are() -> None:
         Import("o.p"),
         Import("q", (), 1),
         Import("r"),
+        Import("", (ALL_BELOW,)),
+        Import("t.u", (ALL_BELOW,)),
+        Import("v", (ALL_BELOW,)),
     }
 
 

@@ -190,7 +190,7 @@ async def test_folders_that_move_or_go_are_told(root: Root) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-async def test_a_tree_may_come_and_go_and_come_again(root: Root, depth: int) -> None:
+async def test_a_tree_may_come_and_go_and_come_again(root: Root, depth: int, caplog: pytest.LogCaptureFixture) -> None:
     """Also together with the folders above it. Everything may have changed then, and it is watched as before."""
     tree = root.folder.joinpath(*"abc"[:depth])
     async with root.watched([tree]) as batches:
@@ -204,6 +204,15 @@ async def test_a_tree_may_come_and_go_and_come_again(root: Root, depth: int) -> 
                     break
             shutil.rmtree(root.folder / "a")
             await until_everything(batches)
+    assert not caplog.records
+
+
+async def test_a_changed_mode_of_the_tree_is_no_reason_to_look_at_everything(root: Root) -> None:
+    """Only its coming and going is."""
+    async with root.watched() as batches:
+        root.functions.chmod(0o700)
+        root.stock.write_text("new")
+        assert await until(batches, root.stock) == {root.stock}
 
 
 async def test_a_tree_elsewhere_is_watched(root: Root, tmp_path: Path) -> None:
@@ -310,6 +319,7 @@ async def test_a_lock_left_behind_is_not_waited_for(root: Root, how: str, monkey
         os.utime(lock, (0, 0))
     else:
         monkeypatch.setattr(watcher, "LOCK_WAIT", 0.05)
+        os.utime(lock, (2**31, 2**31))
     async with root.watched() as batches:
         root.stock.write_text("new")
         await until(batches, root.stock)
@@ -389,6 +399,7 @@ async def test_looking_can_be_asked_for(
 async def until_all_is_seen(root: Root, batches: Batches) -> None:
     """Saves within one second of each other, new folders behind links in circles, removals, the single file."""
     (root.demo / "circle").symlink_to(root.functions)
+    (root.demo / "another").symlink_to(root.functions)
     for text in ("one", "two", "one"):
         root.stock.write_text(text)
         await until(batches, root.stock)
@@ -450,6 +461,21 @@ async def test_it_ends_when_cancelled(root: Root) -> None:
             await began.wait()
             tasks.cancel_scope.cancel()
     assert not threads()
+
+
+def test_no_thread_is_left_behind(root: Root) -> None:
+    """Neither one that watches nor one that waits for changes: a process with one could not end."""
+    before = set(threading.enumerate())
+
+    async def follow() -> None:
+        async with root.watched() as batches:
+            with anyio.move_on_after(0):
+                await anext(batches)
+
+    anyio.run(follow)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 async def test_it_ends_when_closed_before_it_began(root: Root) -> None:
