@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 from collections import deque
-from typing import Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -22,6 +22,21 @@ from .worker import wire
 
 RECEIVE = 64 * 1024  # larger buffers would be mapped and unmapped at each read
 HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+\0[^\0\r\n]*(?:\0(?=.)|$))*", re.DOTALL)
+
+
+class Refusal(msgspec.Struct):
+    """What an ERROR says before the answer."""
+
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)]
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class Envelope(msgspec.Struct):
+    """What an ERROR says within a stream."""
+
+    error: dict[str, Any]
 
 
 class Owner(Protocol):
@@ -51,10 +66,10 @@ class CallQueue:
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def push(self, call: bytes) -> bool:
-        """Add a CALL frame; False when there is no room for it now."""
+        """Add a CALL frame; False when there is no room for it now, or never as the worker has shut its end."""
         try:
             self._ours.send(call, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        except OSError:
             return False
         return True
 
@@ -96,10 +111,15 @@ class Channel:
         loop.add_reader(sock, self._readable)
 
     def start(self, exchange: Exchange, deadline: float) -> bool:
-        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
+        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now.
+
+        It has none for a long body behind other calls: what is on the channel cannot be taken back.
+        """
         call = exchange.call
-        stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
         length = sum(map(len, call.body))
+        if length > wire.INLINE and self.queue is not None and self.exchanges:
+            return False
+        stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
             stream, call.id, deadline, call.attempt, call.method,
@@ -257,6 +277,9 @@ def refusal(exchange: Exchange, payload: bytes) -> HostError:
         said = msgspec.json.decode(payload)
         if exchange.streaming:
             return WorkerDied("the function raised while it was streaming its answer", details=said["error"])
-        return FunctionRefused(int(said["status"]), said["code"], said["message"], said["details"])
+        status = int(said["status"])
+        if not 400 <= status <= 599:
+            raise wire.ProtocolError(f"an ERROR with the status {status}")
+        return FunctionRefused(status, said["code"], said["message"], said["details"])
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise wire.ProtocolError("a malformed ERROR") from error

@@ -150,7 +150,9 @@ class Exchange:
         self._wake()
 
     def ended(self) -> None:
-        """The END is here."""
+        """The END is here; ProtocolError when somebody still waits for a RESULT."""
+        if self._chunks is None and self._error is None and not self.left:
+            raise wire.ProtocolError("an END before its RESULT")
         self.over = True
         self._wake()
 

@@ -24,6 +24,7 @@ from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote, passed_environment
 from .worker import wire
+from .worker.process import OPEN_FILES
 
 GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that turns to answer a PING
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
@@ -51,6 +52,7 @@ def specification(function: Function, snapshot: Snapshot, *, debug: bool) -> dic
         "env": passed_environment(settings.env),
         "secrets": settings.secrets,
         "memory": settings.memory,
+        "open_files": OPEN_FILES,
         "fork": settings.fork,
         "concurrency": settings.concurrency,
         "max_body": settings.max_body,
@@ -139,7 +141,7 @@ class Worker:
         queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
-        self.idle_since = monotonic()
+        self.born_at = self.idle_since = monotonic()
         self.is_ready = False
         self.leaving = False
         self.is_gone = False
@@ -166,6 +168,8 @@ class Worker:
 
     def start(self, exchange: Exchange) -> bool:
         """Give it a call, to run or, behind others, to keep; False when it has no room for it now."""
+        if self.channel.queue is not None and self.channel.exchanges and is_long(exchange):
+            return False  # it could not be taken back
         now = monotonic()
         exchange.started_at = now
         return self.channel.start(exchange, time() + exchange.deadline - now)
@@ -173,7 +177,7 @@ class Worker:
     def take_back(self) -> list[Exchange]:
         """The calls that it has not begun; they are the caller's again."""
         taken = self.channel.take_back()
-        if any(sum(map(len, exchange.call.body)) > wire.INLINE for exchange in taken):
+        if any(map(is_long, taken)):
             self.process.kill()  # their bodies are on the channel already, where nobody expects them now
         return taken
 
@@ -210,10 +214,9 @@ class Worker:
         self.process.on_end(timer.cancel)
 
     def _give_up(self) -> None:
-        if self.process.pid is None:  # the zygote does not even fork it
-            self.generation.zygote.close()
-        else:
-            self._ended()
+        if self.process.pid is None and not self.generation.fresh:
+            self.generation.zygote.close()  # it does not even fork any more
+        self._ended()
 
     async def _cancelled(self, exchange: Exchange) -> bool:
         """Whether an async call ended when told to; if its loop still turns, the other calls finish first."""
@@ -301,6 +304,11 @@ class Worker:
         for exchange in exchanges:
             exchange.failed(error)
             self._home.released(self, exchange, None)
+
+
+def is_long(exchange: Exchange) -> bool:
+    """Whether its body does not travel with it, but follows."""
+    return sum(map(len, exchange.call.body)) > wire.INLINE
 
 
 def place(stack: str, folder: str) -> str:

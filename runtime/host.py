@@ -19,7 +19,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from . import config as configuration
 from . import telemetry
 from .calls import Call, CallIds, function_id
 from .config import Config
@@ -224,7 +223,7 @@ class Host:
 
     async def _reconfigure(self) -> None:
         try:
-            config = await anyio.to_thread.run_sync(configuration.reload, self.config)
+            config = await anyio.to_thread.run_sync(self._loader.reconfigured)
         except ConfigError as error:
             log.error("%s\n(the settings before go on)", error.message)
             return

@@ -18,13 +18,14 @@ from pathlib import Path
 import anyio.to_thread
 import msgspec
 
-from runtime import snapshots, sources
+from runtime import config, snapshots, sources
 from runtime.config import Config
 from runtime.snapshots import Snapshot, Stamp
+from runtime.stillness import await_git, settle
 from runtime.watcher import Watcher, is_ignored
 
-GRACE = 0.05  # seconds for which a function must be missing to count as deleted
-LOOK = 0.01  # seconds between two looks in that time
+LOOKS = 10  # times that a function must be looked for in vain to count as deleted
+LOOK = 0.01  # seconds between them: more on a busy machine, where a save takes its time, too
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
@@ -77,15 +78,17 @@ class Loader:
     def scan(self, spaces: Collection[str] | None = None) -> Catalog:
         """All functions there are; only in `spaces`, and in new ones, are files looked at again.
 
-        Blocking. Unchanged files are not read again. A function that was there before and is missing now is
-        looked for during GRACE: many a way of saving removes a file for a moment.
+        Blocking. Unchanged files are not read again. A function whose file is missing now is looked for a few
+        times more: many a way of saving removes a file for a moment. One whose file has lost its `handle`
+        stays a function, which cannot be loaded, until the file goes.
         """
         with self._scanning:
             lost = self._functions()
             self._look(spaces)
             lost -= self._functions()
-            give_up = time.monotonic() + GRACE
-            while lost and time.monotonic() < give_up:
+            for _ in range(LOOKS):
+                if not lost:
+                    break
                 time.sleep(LOOK)
                 self._look({space for space, _ in lost})
                 lost -= self._functions()
@@ -93,14 +96,25 @@ class Loader:
 
     def snapshot(self, space: str, name: str) -> Snapshot:
         """The sources of a function as they are now. Blocking. LoadFailed where there are none to be had."""
-        return snapshots.take(space, name, str(self._config.space_path(space)))
+        folder = self._config.space_path(space)
+        await_git([folder], _sleep)
+        return snapshots.take(space, name, str(folder))
 
     def changed(self, snapshot: Snapshot, extras: Mapping[str, str]) -> bool:
-        """Whether a new snapshot would differ, or one of `extras` (path → SHA-256 of the content). Blocking."""
-        folder = str(self._config.space_path(snapshot.space))
-        return snapshots.digest_now(snapshot.space, snapshot.name, folder) != snapshot.digest or any(
+        """Whether a new snapshot would differ, or one of `extras` (path → SHA-256 of the content). Blocking.
+
+        Asked in the middle of a git operation, it answers at the end of that.
+        """
+        folder = self._config.space_path(snapshot.space)
+        await_git([folder], _sleep)
+        return snapshots.digest_now(snapshot.space, snapshot.name, str(folder)) != snapshot.digest or any(
             snapshots.file_digest(path) != digest for path, digest in extras.items()
         )
+
+    def reconfigured(self) -> Config:
+        """What spaces.toml says now, for `configure`. Blocking. ConfigError."""
+        settle([str(self._config.file)])
+        return config.reload(self._config)
 
     async def watch(self) -> AsyncGenerator[frozenset[Path], None]:
         """Paths that changed together in the spaces' folders, or spaces.toml: for `affected`.
@@ -153,7 +167,7 @@ class Loader:
         for name, folder in self._homes().items():
             known = before.get(name)
             if known is None or known.folder != folder or spaces is None or name in spaces:
-                known = _Search(name, folder, known.files if known else {}).run()
+                known = _Search(name, folder, known if known and known.folder == folder else _Space(folder)).run()
             self._spaces[name] = known
 
     def _homes(self) -> dict[str, str]:
@@ -208,7 +222,7 @@ class _Space(msgspec.Struct):
 class _Search:
     """One look through a space's folder."""
 
-    def __init__(self, space: str, folder: str, known: Mapping[str, _File]) -> None:
+    def __init__(self, space: str, folder: str, known: _Space) -> None:
         self._space = space
         self._known = known
         self._helpers: dict[str, str] = {}
@@ -233,6 +247,8 @@ class _Search:
                 self._file(entry.name[:-3], entry.path)
         for entry in folders:  # after the files, which go first where both have the name
             self._folder(entry.name, entry.path)
+        for name in self._known.functions.keys() - self._result.functions.keys():
+            self._keep(self._known.functions[name])
         self._hint_helpers()
         if not self._result.functions:
             self._hint(self._result.folder, "there is no function in it: no file here has a `handle`")
@@ -266,11 +282,21 @@ class _Search:
         line, kind, takes = file.signature.line, file.signature.kind, file.signature.takes
         self._result.functions[name] = Found(self._space, name, Path(path), line, kind, takes, file.digest)
 
+    def _keep(self, found: Found) -> None:
+        """It is a function still if its file is there, with no `handle` in it or unreadable for the moment."""
+        path = str(found.path)
+        if os.path.isfile(path):
+            file = self._result.files.get(path)
+            digest = file.digest if file is not None else ""
+            self._result.functions[found.name] = msgspec.structs.replace(found, digest=digest)
+            self._result.hints = [hint for hint in self._result.hints if hint.path != found.path]
+            self._helpers.pop(found.name, None)
+
     def _read(self, path: str) -> _File | None:
         """What the file says; None where there is no such file, or it cannot be read, which is hinted at."""
         try:
             status = os.stat(path)
-            file = self._known.get(path)
+            file = self._known.files.get(path)
             if file is None or file.stamp is None or file.stamp != snapshots.stamp(status):
                 file = _read(path)
         except FileNotFoundError:
@@ -313,6 +339,11 @@ class _Search:
             if stem not in mentioned and stem != "__init__":
                 message = "it has no `handle`: it is a helper module, not a function"
                 self._hint(path, message, important=False)
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 def _state(path: Path) -> tuple[int, ...]:

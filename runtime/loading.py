@@ -25,7 +25,7 @@ from .spawner import Spawner
 
 RETRY_AFTER = 1.0  # seconds in which a failed import is not tried again by calls
 ATTEMPTS = 5  # how often files may change under a load before what was read is taken as it is
-LONG = 1.0  # seconds after which an import no longer counts among those that run at once
+LONG = 0.5  # seconds after which an import no longer counts among those that run at once
 
 log = logging.getLogger("spaces.reload")
 
@@ -107,10 +107,10 @@ class Loading:
     async def _load(self, *, last: bool) -> bool:
         """One load; whether its sources were out of date by its end."""
         reload, self._dirty = self._dirty, False
+        again = True
         with anyio.CancelScope() as self._scope:
             again = await self._load_once(reload, last=last)
         self._importing = None
-        again = again or self._scope.cancelled_caught
         self._dirty |= again and reload
         return again
 

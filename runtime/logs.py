@@ -20,7 +20,7 @@ import msgspec
 QUEUE = 10_000  # lines that wait to be written
 FIELDS = ("function", "call_id", "method", "path", "status", "seconds", "stack")
 COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
-QUIET = ("hypercorn.error", "uvicorn.error", "asyncio", "watchfiles.main")
+QUIET = ("hypercorn.error", "uvicorn.error", "asyncio", "watchfiles.main", "quic")
 
 
 class JsonFormatter(logging.Formatter):

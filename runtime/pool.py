@@ -28,7 +28,7 @@ from .errors import (
     StillLoading,
 )
 from .exchange import Exchange
-from .generation import Generation, Worker
+from .generation import Generation, Worker, is_long
 from .registry import Function
 from .telemetry import FunctionStats
 
@@ -37,6 +37,7 @@ MAX_DEPTH = 16  # calls in a sync worker, begun or not, at most
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
+YOUNG = 1.0  # seconds: a worker that dies younger is not replaced before there is a call for it
 STALLED = 60.0  # seconds that a client may leave a stream unread
 RETRY_AFTER = {"Retry-After": "1"}
 
@@ -91,16 +92,16 @@ class Pool:
         exchange = Exchange(call, settings.timeout, self._loop, self._left)
         self._deadlines.add(min(exchange.deadline, exchange.accepted_at + MOMENT), self._expired, exchange)
         self.busy += 1
-        worker = self._place()
+        worker = self._place(exchange) if not self.waiting else None
         if worker is None or not worker.start(exchange):
             self.waiting.append(exchange)
             self._serve_waiting()
         return exchange
 
-    def _place(self) -> Worker | None:
+    def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
         hot = self._hot
-        if hot is not None and 0 < hot.busy < self._depth:
+        if hot is not None and 0 < hot.busy < self._depth and not is_long(exchange):
             self._tick_soon()
             return hot
         if not self._free:
@@ -113,7 +114,7 @@ class Pool:
     def _serve_waiting(self) -> None:
         """Give waiting calls to free workers; get more workers, or a generation to fork them from."""
         while self.waiting and self._free:
-            worker = self._place()
+            worker = self._place(self.waiting[0])
             if worker is None or not worker.start(self.waiting[0]):
                 break
             self.waiting.popleft()
@@ -271,8 +272,9 @@ class Pool:
         self._serve_waiting()
 
     def _expired_waiting(self, exchange: Exchange) -> None:
-        self.waiting.remove(exchange)
-        if self.current is None:
+        if exchange in self.waiting:
+            self.waiting.remove(exchange)
+        if self.current is None or not self.current.alive:
             error: HostError = StillLoading(
                 f"`{self.function.label}` was still being imported after {exchange.timeout:g} s",
                 headers=RETRY_AFTER,
@@ -297,8 +299,9 @@ class Pool:
             return
         if worker is not None:
             self._reclaim(worker)
-        if exchange in self.waiting:  # never begun: never run
-            self.waiting.remove(exchange)
+        if exchange.channel is None:  # never begun: never run
+            if exchange in self.waiting:
+                self.waiting.remove(exchange)
             exchange.failed(NoFreeWorker("the client left while its call waited"))
             self._count(exchange, None)
         self._serve_waiting()
@@ -349,13 +352,29 @@ class Pool:
         if worker.process.code != 0 or unstarted:
             self.stats.deaths[worker.process.reason()] += 1
         for exchange in reversed(unstarted):
-            if worker.is_ready or (not worker.generation.alive and not exchange.retried):
+            exchange.channel = None
+            if exchange.over:
+                continue  # its time ran out, or its client left, since it was taken back
+            may_retry = worker.is_ready or (not worker.generation.alive and not exchange.retried)
+            if may_retry and not exchange.overdue:
                 exchange.retried = not worker.is_ready  # its zygote ended under it, through no fault of its own
                 self.waiting.appendleft(exchange)
             else:
                 exchange.failed(error if isinstance(error, StartFailed) else StartFailed())
                 self._count(exchange, None)
         self._serve_waiting()
+        if monotonic() - worker.born_at > YOUNG:
+            self._keep_minimum()
+
+    def _keep_minimum(self) -> None:
+        """As many workers as there are always to be, after some have died."""
+        current, least = self.current, self.function.settings.min_workers
+        if current is None or current.retired or not least:
+            return
+        if not current.alive:
+            self._need_generation(self)
+        while current.alive and len(current.workers) < least:
+            self._add_worker()
 
     def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
         self._on_output(self.function, exchange, level, text)

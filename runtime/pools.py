@@ -21,7 +21,7 @@ from .pool import OnOutput, Pool
 from .registry import Function, Registry
 from .spawner import Spawner
 
-LOADS_AT_ONCE = 2 * (os.cpu_count() or 1)
+LOADS_AT_ONCE = 4 * (os.cpu_count() or 1)
 TIDY_EVERY = 1.0  # seconds
 ZYGOTE_IDLE = 10  # a function zygote ends after this many idle timeouts without a worker
 

@@ -6,11 +6,14 @@ finish within `drain_timeout`, ends every child, and returns; a second signal en
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import importlib.util
 import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any
@@ -23,8 +26,11 @@ from .app import App
 from .config import Config, ServerSettings, is_loopback, parse_bind
 from .errors import ConfigError
 from .host import Host
+from .protocols import mend_http2, mend_http3
 
 BACKLOG = 2048
+FLUSH = 5.0  # seconds in which the end of the last answers must have reached their clients
+QUIC_FLUSH = 0.5  # the same with HTTP/3, whose endpoint never ends by itself
 KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
 
 log = logging.getLogger("spaces.server")
@@ -49,6 +55,23 @@ def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
     return sock
 
 
+def require(settings: ServerSettings) -> None:
+    """ConfigError when something that the settings ask for is not installed, or the certificate is no good."""
+    for wanted, module, extra in (
+        ('engine = "uvicorn"', "uvicorn" if settings.engine == "uvicorn" else None, "fast"),
+        ("http3 = true", "aioquic" if settings.http3 else None, "h3"),
+    ):
+        if module is not None and importlib.util.find_spec(module) is None:
+            raise ConfigError(f'{wanted} needs an extra: pip install "spaces-runtime[{extra}]"')
+    if settings.certfile and settings.keyfile:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.certfile, settings.keyfile, password=lambda: "")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"certfile {settings.certfile} with keyfile {settings.keyfile}: {reason}") from error
+
+
 def url_of(sock: socket.socket, settings: ServerSettings) -> str:
     """Where a client finds it."""
     host, port = sock.getsockname()[:2]
@@ -58,6 +81,7 @@ def url_of(sock: socket.socket, settings: ServerSettings) -> str:
 async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[[Host, str], None]) -> None:
     """Serve until told to end. `announce` is called once calls can be taken, with the address."""
     engine = ENGINES[config.server.engine]
+    require(config.server)
     with listen(config.server, exposed=exposed) as sock:
         async with Host(config, debug=dev) as host:
             calm_collector()
@@ -67,10 +91,31 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
                 tasks.start_soon(_await_signals, stop, tasks.cancel_scope)
                 announce(host, url_of(sock, config.server))
                 async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
-                    serving.start_soon(engine, app, config.server, sock, stop)
-                await host.drain(0 if tasks.cancel_scope.cancel_called else config.server.drain_timeout)
+                    ended = anyio.Event()
+                    serving.start_soon(_run, engine, app, config.server, sock, stop, ended)
+                    await stop.wait()
+                    if not await host.drain(config.server.drain_timeout):
+                        log.warning("calls go on after `drain_timeout` (%g s): cut", config.server.drain_timeout)
+                    elif not ended.is_set():
+                        with anyio.move_on_after(QUIC_FLUSH if config.server.http3 else FLUSH):
+                            await ended.wait()
+                    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # whatever is cut now
+                    serving.cancel_scope.cancel()
                 tasks.cancel_scope.cancel()
     log.info("ended")
+
+
+async def _run(
+    engine: Engine, app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event, ended: anyio.Event
+) -> None:
+    try:
+        await engine(app, settings, sock, stop)
+    except asyncio.InvalidStateError:  # from Hypercorn, when it is cancelled before its connections have ended
+        if not stop.is_set():
+            raise
+    finally:
+        stop.set()
+        ended.set()
 
 
 def calm_collector() -> None:
@@ -93,14 +138,16 @@ async def _await_signals(stop: anyio.Event, scope: anyio.CancelScope) -> None:
 
 async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
     """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
+    mend_http2()
     config = hypercorn.config.Config()
     config.bind = [f"fd://{os.dup(sock.fileno())}"]  # it closes what it is given
     config.certfile = str(settings.certfile) if settings.certfile else None
     config.keyfile = str(settings.keyfile) if settings.keyfile else None
     if settings.http3:
+        mend_http3()
         host, port = sock.getsockname()[:2]
         config.quic_bind = [f"{host}:{port}"]
-    config.graceful_timeout = settings.drain_timeout
+    config.graceful_timeout = settings.drain_timeout + 2 * FLUSH  # `serve` cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
     config.include_server_header = False
     config.include_date_header = False
@@ -111,10 +158,8 @@ async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.sock
 
 async def uvicorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
     """HTTP/1.1 parsed in C."""
-    try:
-        import uvicorn
-    except ImportError:
-        raise ConfigError('engine = "uvicorn" needs the extra: pip install "spaces-runtime[fast]"') from None
+    import uvicorn
+
     config = uvicorn.Config(
         app,
         ws="none",
@@ -125,7 +170,6 @@ async def uvicorn_engine(app: App, settings: ServerSettings, sock: socket.socket
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(KEEP_ALIVE),
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
     )

@@ -18,8 +18,8 @@ import msgspec
 
 from runtime import sources
 from runtime.errors import LoadFailed
+from runtime.stillness import QUIET, settle
 
-QUIET = 0.02  # seconds for which a file must have been left alone: a slow save is not read half-way
 ATTEMPTS = 30
 PATIENCE = 2
 MANY = 1000  # modules that a function may be given only because it could import them
@@ -68,8 +68,8 @@ def take(space: str, name: str, folder: str) -> Snapshot:
     """The sources of function `name` of the space in `folder`. LoadFailed where there are none to be had.
 
     Every file was read twice with the same result, so a change that was going on is in it as a whole or not
-    at all. Files saved a moment ago are given QUIET to be finished, and an entry that is missing is looked
-    for again after QUIET: some editors move a file away before they write the new one.
+    at all. Files saved a moment ago are given time to be finished, and an entry that is missing is looked for
+    again after QUIET: some editors move a file away before they write the new one.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -186,8 +186,8 @@ class _Reading:
         return hashed.hexdigest()
 
     def holds(self) -> bool:
-        """Whether every file still is as it was read, after waiting for the youngest to be QUIET old."""
-        time.sleep(max((_unrest(path) for path in self._states), default=0.0))
+        """Whether every file still is as it was read, once nobody seems to be saving any of them."""
+        settle(self._states)
         return all(self._is_unchanged(path, *state) for path, state in self._states.items())
 
     def _is_unchanged(self, path: str, then: Stamp | None, digest: str) -> bool:
@@ -303,12 +303,3 @@ def _is_function(path: str) -> bool:
 
 def _is_module(path: str) -> bool:
     return os.path.isfile(f"{path}.py") or os.path.isfile(os.path.join(path, "__init__.py"))
-
-
-def _unrest(path: str) -> float:
-    """Seconds until the file will have been left alone for QUIET."""
-    try:
-        age = time.time() - os.stat(path).st_ctime
-    except OSError:
-        return 0.0
-    return QUIET - age if 0 <= age < QUIET else 0.0

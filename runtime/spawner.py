@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -36,7 +37,12 @@ PASSED_ON = frozenset({
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
 })  # fmt: skip
 READ_SIZE = 64 * 1024
-LINE_LIMIT = 16 * 1024
+LINE_LIMIT = 16 * 1024  # longer lines are cut into several
+END_WAIT = 5.0  # seconds that the base zygote has to end everything below it
+LINE_COST = 256  # bytes that a line counts as more than it has
+BURST = 1024 * 1024  # bytes at once
+RATE = 64 * 1024  # bytes a second, for ever
+MUTED = "(output dropped from here on: too much was written to file descriptors 1 and 2)"
 
 log = logging.getLogger("spaces.spawner")
 
@@ -72,6 +78,7 @@ class Spawner:
 
     async def __aenter__(self) -> Spawner:
         worker_process.adopt_orphans()  # what a killed base zygote leaves behind becomes ours to end
+        worker_process.raise_open_files()
         await self._tasks.__aenter__()
         self._start()
         return self
@@ -82,7 +89,9 @@ class Spawner:
             self._control.close()
         if self._base is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._base.wait)
+                with anyio.move_on_after(END_WAIT):
+                    await anyio.to_thread.run_sync(self._base.wait, abandon_on_cancel=True)
+                await self._end(self._base)
         await self._tasks.__aexit__(None, None, None)
 
     def fork(self, op: str, fds: Sequence[int]) -> Process:
@@ -111,28 +120,32 @@ class Spawner:
             self._tasks.start_soon(self._clear_up, base)
 
     async def _clear_up(self, base: subprocess.Popen[bytes]) -> None:
-        """After the base zygote died: bury it, and what it left behind."""
+        """After a base zygote died under us."""
+        await self._end(base)
+        log.error("the base zygote ended with status %s; the next call starts another", base.returncode)
+
+    async def _end(self, base: subprocess.Popen[bytes]) -> None:
+        """Bury a base zygote, and what it left behind."""
         base.kill()
         await anyio.to_thread.run_sync(base.wait)
-        log.error("the base zygote ended with status %s; the next call starts another", base.returncode)
-        spare = [self._base.pid] if self._base is not None and self._base is not base else []
-        while orphans := worker_process.kill_children(spare=spare):
+        while worker_process.kill_children(spare=[self._base.pid] if self._base is not None else []):
             await anyio.sleep(0.01)
-            for pid in orphans:
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass
 
 
 class OutputPipe:
-    """What a function's processes write to file descriptors 1 and 2, line by line."""
+    """What a function's processes write to file descriptors 1 and 2, line by line.
+
+    It is always read, so that nobody waits for it; what comes faster than the log should grow is dropped.
+    """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._read_end, self.write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         self._on_line = on_line
         self._partial = b""
+        self._allowance: float = BURST
+        self._refilled_at = monotonic()
+        self._muted = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._read_end, self._readable)
 
@@ -145,15 +158,33 @@ class OutputPipe:
             data = os.read(self._read_end, READ_SIZE)
         except BlockingIOError:
             return
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        if not data or len(self._partial) > LINE_LIMIT:
-            lines, self._partial = [*lines, self._partial], b""
-        for line in lines:
-            if line:
-                self._on_line(line[:LINE_LIMIT].decode("utf-8", "backslashreplace"))
+        self._refill()
+        if not self._muted:
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            if not data or len(self._partial) > LINE_LIMIT:
+                lines, self._partial = [*lines, self._partial], b""
+            for line in lines:
+                self._give_out(line)
         if not data:
             self._loop.remove_reader(self._read_end)
             os.close(self._read_end)
+
+    def _refill(self) -> None:
+        now = monotonic()
+        self._allowance = min(BURST, self._allowance + (now - self._refilled_at) * RATE)
+        self._refilled_at = now
+        self._muted = self._muted and self._allowance < BURST / 2
+
+    def _give_out(self, line: bytes) -> None:
+        for start in range(0, len(line), LINE_LIMIT):
+            if self._muted:
+                return
+            piece = line[start : start + LINE_LIMIT]
+            self._allowance -= len(piece) + LINE_COST
+            self._on_line(piece.decode("utf-8", "backslashreplace"))
+            if self._allowance < 0:
+                self._muted, self._partial = True, b""
+                self._on_line(MUTED)
 
 
 class Zygote:
@@ -245,3 +276,5 @@ class Zygote:
     def _on_close(self) -> None:
         self._answered.set()
         self._family.lost()
+        if self._process is not None:
+            self._process.kill()  # it ends by itself, unless its import has seen to that

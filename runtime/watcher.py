@@ -19,11 +19,12 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
+from .stillness import await_git
+
 STEP = 10  # ms: a batch is over when nothing else changed for so long
 DEBOUNCE = 50  # ms: the longest that a batch goes on
 POLL = 0.5  # seconds between two looks, where the system does not tell of changes
 MANY = 1000  # changes in a batch, from which on to look at everything is simpler and misses nothing
-LOCK_WAIT = 5.0  # seconds for which a git operation may hold a batch back
 PAUSE = 0.1  # seconds before watching begins again after it broke
 
 log = logging.getLogger("spaces.loader")
@@ -53,7 +54,6 @@ class Watcher:
     def __init__(self, file: Path, trees: Collection[Path]) -> None:
         self._file = str(file)
         self._trees = tuple(map(str, trees))
-        self._git_lock = _git_lock(file.parent)
         self._queue: SimpleQueue[frozenset[str] | _Note] = SimpleQueue()
         self._threads: list[_Thread] = []
         self._closed = threading.Event()
@@ -89,7 +89,7 @@ class Watcher:
             self._begin()
             return None
         items = [self._queue.get()]
-        self._await_git()
+        await_git(map(Path, {os.path.dirname(self._file), *self._trees}), self._closed.wait)
         items += self._waiting()
         if _Note.AGAIN in items and not self._closed.is_set():
             self._begin()
@@ -125,17 +125,6 @@ class Watcher:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
-
-    def _await_git(self) -> None:
-        """Wait until no git operation is changing the files, unless it takes long or was left behind."""
-        give_up = time.monotonic() + LOCK_WAIT
-        while self._git_lock is not None and time.monotonic() < give_up:
-            try:
-                age = time.time() - os.stat(self._git_lock).st_mtime
-            except OSError:
-                return
-            if age > LOCK_WAIT or self._closed.wait(STEP / 1000):
-                return
 
     # What its threads ask it.
 
@@ -303,17 +292,3 @@ def _existing(folder: str) -> str:
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return folder
-
-
-def _git_lock(folder: Path) -> str | None:
-    """The file that git has while it changes the working tree that `folder` is in."""
-    for place in (folder, *folder.parents):
-        git = place / ".git"
-        if git.is_dir():
-            return str(git / "index.lock")
-        if git.is_file():  # a worktree or a submodule
-            try:
-                return str(place / git.read_text().removeprefix("gitdir:").strip() / "index.lock")
-            except (OSError, UnicodeDecodeError):
-                return None
-    return None

@@ -144,6 +144,17 @@ def settings(table: type[msgspec.Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(table)]
 
 
+def metric_names(source: Path) -> set[str]:
+    """The names of the Prometheus metrics that a module makes, as they are exposed."""
+    names = set()
+    for node in ast.walk(ast.parse(read(source))):
+        match node:
+            case ast.Call(func=ast.Name(id=family), args=[ast.Constant(value=str(name)), *_]):
+                if family.endswith("MetricFamily"):
+                    names.add(f"{name}_total" if family.startswith("Counter") else name)
+    return names
+
+
 def compile_problem(block: Block) -> str | None:
     """What is wrong with a Python block; statements outside a function may await."""
     try:
@@ -172,9 +183,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_page_can_be_found() -> None:
     """Every page of docs/ is linked from README or from another page."""
-    linked = {
-        aim(page, target)[0] for page in pages() for _, target in links(page) if not target.startswith("#")
-    }
+    linked = {aim(page, target)[0] for page in pages() for _, target in links(page) if not target.startswith("#")}
     lost = [place(page, 1) for page in REPOSITORY.glob("docs/**/*.md") if page not in linked]
 
     assert lost == [], "\n".join(sorted(lost))
@@ -235,6 +244,15 @@ def test_every_error_code_is_described() -> None:
 
     assert "not_found" in codes
     assert [code for code in codes if not explains(page, code)] == []
+
+
+def test_every_metric_is_described() -> None:
+    """docs/reference/metrics.md has the name of every metric, in backticks."""
+    page = REFERENCE / "metrics.md"
+    names = metric_names(REPOSITORY / "runtime" / "telemetry.py")
+
+    assert "spaces_calls_total" in names
+    assert sorted(name for name in names if not explains(page, name)) == []
 
 
 def test_the_example_configuration_is_complete() -> None:

@@ -189,10 +189,10 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     line_of_type = lines[-1] if isinstance(error, SyntaxError) else lines[0]
     message = str(error) if isinstance(error, LoadError) else line_of_type.strip()
     return {
-        "message": message[:4096],
+        "message": message[:4096].encode("utf-8", "backslashreplace").decode(),
         "file": file,
         "line": line,
-        "traceback": "".join(stack.format())[-32768:],
+        "traceback": "".join(stack.format())[-32768:].encode("utf-8", "backslashreplace").decode(),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-from _thread import allocate_lock
+from _thread import RLock
 from collections import deque
 from collections.abc import Iterator
 from os import _exit, getpid
@@ -25,7 +25,6 @@ REHEARSALS = 24
 RECEIVE = 256 * 1024
 PACKET = 256 * 1024  # a call with its headers and an inline body is smaller: see wire.MAX_CALL
 
-LOG_WAIT = 0.1  # seconds
 BURY_EVERY = 256  # calls
 MAX_DEAD = 64  # children that have ended and that nobody waits for
 
@@ -122,7 +121,7 @@ class SyncWorker:
         self.sock = sock
         self.queue = queue
         self.handler = handler
-        self._send_lock = allocate_lock()
+        self._send_lock: Any = RLock()
         self._unsent: deque[bytes] = deque()
         self._reader = wire.Reader()
         self._arrived: deque[Frame] = deque()  # read from the channel, not looked at yet
@@ -149,7 +148,7 @@ class SyncWorker:
 
     def _let_go(self) -> None:
         """In a child that the handler forked: the calls are not its own, and it ends when it wants to answer one."""
-        self._send_lock = allocate_lock()
+        self._send_lock = RLock()
         self.sock.close()
         self.queue.close()
 
@@ -256,11 +255,10 @@ class SyncWorker:
 
     def _log(self, stream: int, level: int, text: bytes) -> None:
         line = wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text)
-        if self._send_lock.acquire(timeout=LOG_WAIT):
-            self._send_lock.release()
+        if self._send_lock._is_owned():
+            self._unsent.append(line)  # by a signal handler or a finalizer that came in while this thread was sending
+        else:
             self._send(line)
-        else:  # printed by a signal handler or a finalizer that runs while this very thread is sending
-            self._unsent.append(line)
 
     def _send(self, data: bytes) -> None:
         with self._send_lock:

@@ -18,6 +18,9 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+#: The limit of open files that this process was started with.
+OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
 EXIT_MEMORY = 86  # a worker ended itself: its memory limit was reached
 EXIT_ORPHANED = 87  # the parent was gone before the child could tie itself to it
 
@@ -117,8 +120,21 @@ def open_sockets(ours: Iterable[int]) -> int:
     return count
 
 
-def set_limits(memory: int | None) -> None:
-    """No core dumps; at most `memory` bytes of private data; the first to go when the machine runs out."""
+def raise_open_files() -> None:
+    """As many open files as we may have: for the host, to which each worker is a few."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def set_limits(memory: int | None, open_files: int) -> None:
+    """No core dumps; the usual number of open files; at most `memory` bytes of private data.
+
+    And the first to go when the machine runs out of memory.
+    """
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard))
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory is not None:

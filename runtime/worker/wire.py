@@ -8,6 +8,7 @@ little-endian. Nothing is decoded here but lengths: method, path, query, headers
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
 VERSION = 1
@@ -82,7 +83,7 @@ def parse_call(payload: bytes) -> CallFrame:
     """The fields of a CALL's payload; ProtocolError when its lengths do not add up."""
     try:
         head = CALL_HEAD.unpack_from(payload)
-    except Exception as error:
+    except StructError as error:
         raise ProtocolError("a CALL is shorter than its head") from error
     call_id, deadline, attempt, m, p, q, h, body_length = head
     method_end = CALL_HEAD.size + m
@@ -116,7 +117,7 @@ def parse_result(payload: bytes) -> tuple[int, int, bytes, bytes]:
     """Status, microseconds, headers, body of a RESULT; ProtocolError when its lengths do not add up."""
     try:
         status, micros, length = RESULT_HEAD.unpack_from(payload)
-    except Exception as error:
+    except StructError as error:
         raise ProtocolError("a RESULT is shorter than its head") from error
     end = RESULT_HEAD.size + length
     if end > len(payload) or not 200 <= status <= 599:

@@ -168,7 +168,7 @@ def load(spec_fd: int, output_fd: int) -> handler.Handler:
     spec = read_spec(spec_fd)
     os.environ.clear()
     os.environ.update(spec["env"])
-    process.set_limits(spec["memory"])
+    process.set_limits(spec["memory"], spec["open_files"])
     os.chdir(spec["folder"])
     pid = getpid()
     try:
@@ -184,15 +184,12 @@ def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: i
     output.dump_stack_on_signal(faults)
     try:
         function = load(spec_fd, output_fd)
+        on_child_end = be_undisturbed()
         unsafe = forking_is_unsafe(control) if function.spec["fork"] == "auto" else None
         ready = {"op": "ready", "unsafe": unsafe, **function.describe()}
     except BaseException as error:
         send_fds(control, [encode({"op": "failed", **handler.describe_error(error)})], [])
         _exit(1)
-    for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
-        setitimer(timer, 0)  # a forked worker has none of them, and nothing here waits for one
-    on_child_end = signal(SIGCHLD, SIG_DFL)
-    process.fill_standard_fds()
     gc.collect()
     gc.freeze()
     parent = Parent(control)
@@ -207,6 +204,14 @@ def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: i
 
     parent.send(ready)
     parent.serve(handle)
+
+
+def be_undisturbed() -> Any:
+    """Undo what an import may have set up that would hinder a zygote; the handler of SIGCHLD, for the workers."""
+    for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
+        setitimer(timer, 0)  # a forked worker has none of them anyway
+    process.fill_standard_fds()
+    return signal(SIGCHLD, SIG_DFL)
 
 
 def forking_is_unsafe(control: socket) -> str | None:

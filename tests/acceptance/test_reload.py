@@ -130,7 +130,7 @@ def test_a_helper_that_was_missing_makes_the_function_load(space: Space) -> None
     space.copy({"stock.py": "import helper\ndef handle(data): return helper.X"})
     answer = space.refuses(503)
     assert "No module named 'helper'" in error_of(answer)["message"]
-    assert space.status()["state"] == "failed"
+    eventually(lambda: space.status()["state"] == "failed", "its state")
     space.write("helper.py", "X = 1")
     space.comes_to_serve(1)
     assert space.status()["load_error"] is None
@@ -355,7 +355,7 @@ def test_who_calls_a_function_that_has_no_good_generation_sees_why(site: Site, c
         assert "    raise RuntimeError('not today')" in trace
         assert "runtime/worker" not in trace
         assert "importlib" not in trace
-    assert host.status("demo/stock")["state"] == "failed"
+    eventually(lambda: host.status("demo/stock")["state"] == "failed", "its state")
     site.write("demo/helper.py", "")
     eventually(lambda: host.call("demo/stock").status_code == 200, "the good save")
 

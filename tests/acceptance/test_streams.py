@@ -271,6 +271,7 @@ def test_the_connection_goes_on_after_a_stream(host: Running) -> None:
 def test_head_of_a_stream(host: Running, tmp_path: Path) -> None:
     """HEAD gets the head; the generator is stopped, and the connection goes on."""
     (tmp_path / "first").touch()
+    (tmp_path / "second").touch()
     with Connection(host.url) as connection:
         connection.request(host.path("demo/steps", f"?folder={tmp_path}"), method="HEAD")
         head = connection.answer("HEAD")

@@ -323,14 +323,40 @@ def test_a_function_that_is_away_for_a_moment_stays(root: Root, moment: str, mon
 
 
 def test_a_function_that_stays_away_is_gone(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After GRACE, and no sooner; others need not wait."""
+    """After it was looked for again for some time, and no sooner; others need not wait."""
     root.names({"demo/stock.py": HANDLE})
     naps = away_for(root, monkeypatch, 0, lambda: None)
     assert root.names({"demo/new.py": HANDLE}) == {"demo/stock", "demo/new"}
     assert naps == []
     (root.functions / "demo" / "stock.py").unlink()
     assert root.names() == {"demo/new"}
-    assert module_under_test.GRACE <= sum(naps) < 2 * module_under_test.GRACE
+    assert naps == [module_under_test.LOOK] * module_under_test.LOOKS
+
+
+@pytest.mark.parametrize("name", ["stock.py", "stock/handler.py"])
+def test_a_function_without_its_handle_stays_one_until_the_file_goes(root: Root, name: str) -> None:
+    """It is another content; that it is none is for the load error to say, not for a hint."""
+    path = root.functions / "demo" / name
+    root.names({f"demo/{name}": HANDLE, "demo/other.py": HANDLE})
+    before = root.loader.scan().functions["demo", "stock"]
+    for text in ("", "def handel(): ...", "x = "):
+        path.write_text(text)
+        after = root.loader.scan()
+        assert after.functions["demo", "stock"].path == path
+        assert after.functions["demo", "stock"].digest != before.digest
+        assert after.hints == ()
+    path.write_text(HANDLE)
+    assert root.loader.scan().functions["demo", "stock"] == before
+    path.write_text("")
+    path.unlink()
+    assert root.names() == {"demo/other"}
+
+
+def test_a_function_does_not_stay_where_its_space_is_no_more(root: Root, tmp_path: Path) -> None:
+    """When the configuration gives the space another folder."""
+    root.names({"demo/stock.py": HANDLE, "other/b.py": HANDLE})
+    root.loader.configure(root.configuration(f'[spaces.demo]\npath = "{root.functions / "other"}"\n'))
+    assert ("demo", "stock") not in root.loader.scan().functions
 
 
 # Snapshots, and what changed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import snapshots
+from runtime import snapshots, stillness
 from runtime.errors import LoadFailed
 
 HANDLE = "def handle(): ...\n"
@@ -247,15 +247,17 @@ def test_the_digest_changes_with_contents_and_files(space: Space) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "problem"),
-    [({}, "stock.py was deleted"), ({"stock.py": "x = 1"}, "stock.py has no `handle`"),
-     ({"stock/handler.py": ""}, "stock/handler.py has no `handle`"), ({"stock.py/x.py": ""}, "stock.py was deleted")],
+    ("files", "problem", "file"),
+    [({}, "stock.py was deleted", None), ({"stock.py/x.py": ""}, "stock.py was deleted", None),
+     ({"stock.py": "x = 1"}, "it has no `handle`", "stock.py"),
+     ({"stock/handler.py": ""}, "it has no `handle`", "stock/handler.py")],
 )  # fmt: skip
-def test_without_an_entry_it_fails(space: Space, files: Mapping[str, str], problem: str) -> None:
-    """And says what is missing."""
+def test_without_an_entry_it_fails(space: Space, files: Mapping[str, str], problem: str, file: str | None) -> None:
+    """And says what is missing, and where."""
     space.write(files)
-    with pytest.raises(LoadFailed, match=problem):
+    with pytest.raises(LoadFailed, match=problem) as caught:
         space.take()
+    assert caught.value.details.get("file") == (str(space.folder / file) if file else None)
 
 
 def test_a_file_that_cannot_be_read_is_named(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +270,9 @@ def test_a_file_that_cannot_be_read_is_named(space: Space, monkeypatch: pytest.M
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(snapshots, "read", refuse)
-    with pytest.raises(LoadFailed, match=r"stock\.py cannot be read: Permission denied"):
+    with pytest.raises(LoadFailed, match="it cannot be read: Permission denied") as caught:
         space.take()
+    assert caught.value.details["file"] == str(space.folder / "stock.py")
 
 
 def test_what_is_no_file_is_not_read(space: Space) -> None:
@@ -351,7 +354,7 @@ def test_an_entry_that_is_away_for_a_moment_is_waited_for(space: Space, monkeypa
 
     monkeypatch.setattr(time, "sleep", come_back)
     assert space.take().name == "stock"
-    assert naps[0] == snapshots.QUIET
+    assert naps[0] == stillness.QUIET
 
 
 def test_a_file_that_was_just_written_is_given_time(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +363,7 @@ def test_a_file_that_was_just_written_is_given_time(space: Space, monkeypatch: p
     later = ["# more\n", ""]
 
     def sleep(seconds: float) -> None:
-        assert 0 <= seconds <= snapshots.QUIET
+        assert 0 <= seconds <= stillness.QUIET
         with (space.folder / "stock.py").open("a") as file:
             file.write(later.pop(0) if later else "")
 
