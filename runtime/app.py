@@ -169,7 +169,8 @@ async def _linger(receive: Receive) -> None:
 
 def _drop_authority(scope: Scope) -> None:
     """Of `http://host/path` in a request line, leave `/path`, which is what all others send."""
-    raw = urlsplit(scope["raw_path"]).path or b"/"
+    target: bytes = scope["raw_path"]
+    raw = urlsplit(target).path or b"/"
     scope["raw_path"], scope["path"] = raw, unquote(raw.decode("ascii", "replace"))
 
 

@@ -111,15 +111,10 @@ class Channel:
         loop.add_reader(sock, self._readable)
 
     def start(self, exchange: Exchange, deadline: float) -> bool:
-        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now.
-
-        It has none for a long body behind other calls: what is on the channel cannot be taken back.
-        """
+        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
         call = exchange.call
-        length = sum(map(len, call.body))
-        if length > wire.INLINE and self.queue is not None and self.exchanges:
-            return False
         stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
+        length = sum(map(len, call.body))
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
             stream, call.id, deadline, call.attempt, call.method,
@@ -274,12 +269,10 @@ class Channel:
 def refusal(exchange: Exchange, payload: bytes) -> HostError:
     """The error in an ERROR frame: a refusal before the answer, a failed stream after its head."""
     try:
-        said = msgspec.json.decode(payload)
         if exchange.streaming:
-            return WorkerDied("the function raised while it was streaming its answer", details=said["error"])
-        status = int(said["status"])
-        if not 400 <= status <= 599:
-            raise wire.ProtocolError(f"an ERROR with the status {status}")
-        return FunctionRefused(status, said["code"], said["message"], said["details"])
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+            raised = msgspec.json.decode(payload, type=Envelope)
+            return WorkerDied("the function raised while it was streaming its answer", details=raised.error)
+        said = msgspec.json.decode(payload, type=Refusal)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise wire.ProtocolError("a malformed ERROR") from error
+    return FunctionRefused(said.status, said.code, said.message, said.details)

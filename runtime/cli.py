@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _load(arguments: argparse.Namespace) -> Config:
     environ = dict(os.environ)
+    if getattr(arguments, "bind", None):
+        config.parse_bind(arguments.bind)  # so that a mistake is not put down to the variable
     for option, variable in (("bind", "SPACES_BIND"), ("engine", "SPACES_ENGINE")):
         if getattr(arguments, option, None):
             environ[variable] = getattr(arguments, option)
@@ -91,11 +94,7 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 def _run(main: Callable[[], Any]) -> Any:
     """Run on the fastest event loop there is."""
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return anyio.run(main)
-    return anyio.run(main, backend_options={"use_uvloop": True})
+    return anyio.run(main, backend_options={"use_uvloop": find_spec("uvloop") is not None})
 
 
 def _dev(arguments: argparse.Namespace) -> int:

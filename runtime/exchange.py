@@ -75,6 +75,7 @@ class Exchange:
         self._result = None  # what it holds is no longer needed, and it may still be in a list of deadlines
         if not self.over:
             self.left = True
+            self.unread = 0
             self._on_leave(self)
 
     async def soon(self) -> Result | None:

@@ -81,7 +81,8 @@ class Pool:
     def lease(self, call: Call) -> Exchange:
         """A place in a worker for this call, now or as soon as there is one; Overloaded when too many wait."""
         settings = self.function.settings
-        if not self._free and len(self.waiting) >= settings.max_waiting:
+        startable = settings.max_workers - len(self.workers)  # each of these could take one of those who wait
+        if not self._free and len(self.waiting) >= settings.max_waiting + startable:
             self.stats.calls[Overloaded.status] += 1
             raise Overloaded(
                 f"{len(self.waiting)} calls are waiting for `{self.function.label}` already",

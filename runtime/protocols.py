@@ -50,7 +50,7 @@ def is_cut(stream: Any) -> bool:
 
 def mend_http2() -> None:
     """Have Hypercorn use the class above."""
-    hypercorn.protocol.H2Protocol = Http2  # type: ignore[misc]
+    setattr(hypercorn.protocol, "H2Protocol", Http2)  # noqa: B010 - mypy minds the assignment
 
 
 def mend_http3() -> None:
@@ -77,4 +77,4 @@ def mend_http3() -> None:
                 if stream := self.streams.pop(stream_id, None):
                     await stream.handle(StreamClosed(stream_id=stream_id))
 
-    hypercorn.protocol.quic.H3Protocol = Http3  # type: ignore
+    setattr(hypercorn.protocol.quic, "H3Protocol", Http3)  # noqa: B010

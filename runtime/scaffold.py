@@ -47,7 +47,7 @@ async def fetch(what):
 '''
 
 STREAM = '''\
-"""Try: curl -N http://127.0.0.1:8000/spaces/{space}/functions/{name}/invoke?count=5"""
+"""Try: curl -N 'http://127.0.0.1:8000/spaces/{space}/functions/{name}/invoke?count=5'"""
 
 import asyncio
 

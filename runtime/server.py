@@ -10,6 +10,7 @@ import asyncio
 import gc
 import importlib.util
 import logging
+import math
 import os
 import signal
 import socket
@@ -29,8 +30,7 @@ from .host import Host
 from .protocols import mend_http2, mend_http3
 
 BACKLOG = 2048
-FLUSH = 5.0  # seconds in which the end of the last answers must have reached their clients
-QUIC_FLUSH = 0.5  # the same with HTTP/3, whose endpoint never ends by itself
+QUIC_FLUSH = 0.5  # seconds in which the end of the last answers over HTTP/3 must have reached their clients
 KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
 
 log = logging.getLogger("spaces.server")
@@ -94,12 +94,8 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
                     ended = anyio.Event()
                     serving.start_soon(_run, engine, app, config.server, sock, stop, ended)
                     await stop.wait()
-                    if not await host.drain(config.server.drain_timeout):
-                        log.warning("calls go on after `drain_timeout` (%g s): cut", config.server.drain_timeout)
-                    elif not ended.is_set():
-                        with anyio.move_on_after(QUIC_FLUSH if config.server.http3 else FLUSH):
-                            await ended.wait()
-                    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # whatever is cut now
+                    await _finish(host, config.server, ended)
+                    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
                     serving.cancel_scope.cancel()
                 tasks.cancel_scope.cancel()
     log.info("ended")
@@ -116,6 +112,18 @@ async def _run(
     finally:
         stop.set()
         ended.set()
+
+
+async def _finish(host: Host, settings: ServerSettings, ended: anyio.Event) -> None:
+    """Wait for the engine, which has stopped listening, and for the calls, within `drain_timeout`."""
+    with anyio.move_on_after(settings.drain_timeout):
+        if not settings.http3:  # whose endpoint never ends by itself
+            await ended.wait()
+        await host.drain(math.inf)
+        if settings.http3:
+            await anyio.sleep(QUIC_FLUSH)
+    if not await host.drain(0):
+        log.warning("calls still run after %g s (drain_timeout): they are cut", settings.drain_timeout)
 
 
 def calm_collector() -> None:
@@ -147,7 +155,7 @@ async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.sock
         mend_http3()
         host, port = sock.getsockname()[:2]
         config.quic_bind = [f"{host}:{port}"]
-    config.graceful_timeout = settings.drain_timeout + 2 * FLUSH  # `serve` cuts it before
+    config.graceful_timeout = settings.drain_timeout + 1  # _finish cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
     config.include_server_header = False
     config.include_date_header = False

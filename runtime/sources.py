@@ -210,8 +210,9 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
 def _beginning(name: ast.expr) -> str:
     """The packages that a made-up module name begins with, as in f"plugins.{name}" and "plugins." + name."""
     match name:
-        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]) | ast.BinOp(
-            left=ast.Constant(value=str(text)), op=ast.Add()
+        case (
+            ast.JoinedStr(values=[ast.Constant(value=str(text)), *_])
+            | ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Add())
         ) if not text.startswith("."):
             return text.rpartition(".")[0]
     return ""

@@ -187,12 +187,14 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         file, line = error.filename, error.lineno
     lines = list(stack.format_exception_only())  # unlike str(), this cannot raise
     line_of_type = lines[-1] if isinstance(error, SyntaxError) else lines[0]
-    message = str(error) if isinstance(error, LoadError) else line_of_type.strip()
+    ours_to_say = isinstance(error, LoadError)
+    message = str(error) if ours_to_say else line_of_type.strip()
+    text = "" if ours_to_say else "".join(stack.format())
     return {
         "message": message[:4096].encode("utf-8", "backslashreplace").decode(),
         "file": file,
         "line": line,
-        "traceback": "".join(stack.format())[-32768:].encode("utf-8", "backslashreplace").decode(),
+        "traceback": text[-32768:].encode("utf-8", "backslashreplace").decode(),
     }
 
 

@@ -39,6 +39,7 @@ def serve(channel: socket, queue: socket, handler: Handler) -> None:
 
 def leave() -> None:
     """What the handler registered with atexit runs; nothing else of the interpreter's shutdown does."""
+    output.sink.send = None  # the channel is closed: what they print goes the other way
     atexit._run_exitfuncs()
 
 

@@ -250,17 +250,6 @@ async def test_a_call_that_its_queue_has_no_room_for_is_not_started(queued: Line
     assert queued.channel.start(kept, 1.0)
 
 
-async def test_a_long_body_is_not_sent_to_a_sync_worker_behind_other_calls(queued: Line) -> None:
-    """It could not be taken back; and who reads the channel for the call before would lose it."""
-    queued.start()
-    long = queued.exchange(body=(bytes(wire.INLINE + 1),))
-
-    assert not queued.channel.start(long, 1.0)
-    assert long.channel is None
-    await queued.send(WHOLE)
-    assert queued.channel.start(long, 1.0)
-
-
 async def test_a_queue_that_the_worker_has_shut_has_no_room(queued: Line) -> None:
     """A handler may do as it likes with its descriptors: the call goes elsewhere."""
     assert queued.taker is not None
