@@ -94,7 +94,8 @@ class App:
 
     async def _refuse(self, error: HostError, scope: Scope, receive: Receive, send: Send) -> None:
         if isinstance(error, LoadFailed):
-            error = LoadFailed(f"the function cannot be loaded: {error.message}", details=self._host.describe(error))
+            details = {"state": "failed", **self._host.describe(error)}
+            error = LoadFailed(f"the function cannot be loaded: {error.message}", details=details)
         status, headers, body = spaces.to_error(error, self._host.debug)
         headers += (date_header(), (b"x-call-id", self._call_id(scope)))
         if scope["method"] == "HEAD":

@@ -135,7 +135,7 @@ class Channel:
         taken = self.queue.take_back() if self.queue is not None and not self.closed else []
         exchanges = [self.exchanges.pop(stream) for stream in taken if stream in self.exchanges]
         for exchange in exchanges:
-            exchange.channel = None
+            exchange.channel, exchange.started_at = None, 0.0
         return exchanges
 
     def cancel(self, exchange: Exchange) -> None:

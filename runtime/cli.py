@@ -25,9 +25,9 @@ from .calls import Call
 from .config import Config
 from .errors import ConfigError, HostError, LoadFailed
 from .host import Host
-from .loader import Hint
 from .logs import logging_to
 from .registry import Function
+from .search import Hint
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 LISTED = 40  # functions that `dev` lists at its start
@@ -250,15 +250,16 @@ def _write(data: bytes) -> None:
 def _call(arguments: argparse.Namespace) -> Call:
     """The call that the command line describes."""
     target, _, query = arguments.target.partition("?")
-    space, _, rest = target.strip("/").partition("/")
+    space, _, rest = target.lstrip("/").partition("/")
     name, slash, path = rest.partition("/")
     if not name:
         raise ConfigError(f"`{arguments.target}` is not SPACE/NAME[/PATH]")
     body = _body(arguments.data)
-    headers = dict(_header(line) for line in arguments.header)
+    headers = [_header(line) for line in arguments.header]
     if body is not None:
-        headers.setdefault("content-type", "application/json")
-        headers["content-length"] = str(len(body))
+        if not any(name == "content-type" for name, _ in headers):
+            headers.append(("content-type", "application/json"))
+        headers.append(("content-length", str(len(body))))
     method = arguments.method or ("GET" if body is None else "POST")
     return Call(
         id=0,
@@ -268,7 +269,7 @@ def _call(arguments: argparse.Namespace) -> Call:
         method=method.upper().encode(),
         path=quote(slash + path, safe="/%:@!$&'()*+,;=~").encode(),
         query=quote(query, safe="=&%+:@!$'()*,;/?~").encode(),
-        headers="\0".join(part for pair in headers.items() for part in pair).encode("latin-1", "replace"),
+        headers="\0".join(part for pair in headers for part in pair).encode("latin-1", "replace"),
         body=(body,) if body else (),
     )
 

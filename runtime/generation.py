@@ -141,8 +141,9 @@ class Worker:
         queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
-        self.born_at = self.idle_since = monotonic()
+        self.idle_since = monotonic()
         self.is_ready = False
+        self.has_answered = False
         self.leaving = False
         self.is_gone = False
         self._unstarted: list[Exchange] = []
@@ -246,6 +247,7 @@ class Worker:
         self.is_ready = True
 
     def released(self, exchange: Exchange, result: Result | None) -> None:
+        self.has_answered = True
         oldest = next(iter(self.channel.exchanges.values()), None)
         if oldest is not None and not self.generation.is_async:
             oldest.started_at = monotonic()

@@ -24,9 +24,10 @@ from .calls import Call, CallIds, function_id
 from .config import Config
 from .errors import ConfigError, Draining, LoadFailed
 from .exchange import Exchange
-from .loader import Catalog, Hint, Loader
+from .loader import Catalog, Loader
 from .pools import Pools
 from .registry import Function, Registry
+from .search import Hint
 from .spawner import Spawner
 
 EAGER = 50  # in dev, so many changed functions at once are loaded before anybody calls them

@@ -7,6 +7,7 @@ never holds up a call; lines that do not fit its queue are dropped and counted.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ import msgspec
 QUEUE = 10_000  # lines that wait to be written
 FIELDS = ("function", "call_id", "method", "path", "status", "seconds", "stack")
 COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
-QUIET = ("hypercorn.error", "uvicorn.error", "asyncio", "watchfiles.main", "quic")
+QUIET = {
+    "asyncio": logging.WARNING,
+    "hypercorn.error": logging.WARNING,
+    "quic": logging.WARNING,
+    "uvicorn.error": logging.CRITICAL,  # what it says of answers that were cut, `app.py` has said; the rest is noise
+    "watchfiles.main": logging.WARNING,
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,7 +97,8 @@ def logging_to(
     `level` is for the host's own lines, `output` (the same, unless given) for those of handlers.
     """
     writer = logging.StreamHandler(stream)
-    formatter = ConsoleFormatter(stream.isatty()) if console else JsonFormatter()
+    colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    formatter = ConsoleFormatter(colour) if console else JsonFormatter()
     if not console:
         formatter.converter = time.gmtime
     writer.setFormatter(formatter)
@@ -101,8 +109,8 @@ def logging_to(
     root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger("spaces.output").setLevel(output or level)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(least)
     listener.start()
     try:
         yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -35,9 +36,10 @@ from .telemetry import FunctionStats
 AHEAD = 0.0005  # seconds of work that a sync worker may have before it
 MAX_DEPTH = 16  # calls in a sync worker, begun or not, at most
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
+MAX_METHOD = 255  # bytes
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
-YOUNG = 1.0  # seconds: a worker that dies younger is not replaced before there is a call for it
+RESPITE = 1.0  # seconds until a warm worker that died is replaced, as those that die at once would be for ever
 STALLED = 60.0  # seconds that a client may leave a stream unread
 RETRY_AFTER = {"Retry-After": "1"}
 
@@ -81,14 +83,13 @@ class Pool:
     def lease(self, call: Call) -> Exchange:
         """A place in a worker for this call, now or as soon as there is one; Overloaded when too many wait."""
         settings = self.function.settings
-        startable = settings.max_workers - len(self.workers)  # each of these could take one of those who wait
-        if not self._free and len(self.waiting) >= settings.max_waiting + startable:
+        if len(self.waiting) >= settings.max_waiting and self._is_full():
             self.stats.calls[Overloaded.status] += 1
             raise Overloaded(
                 f"{len(self.waiting)} calls are waiting for `{self.function.label}` already",
                 headers=RETRY_AFTER,
             )
-        if len(call.path) + len(call.query) + len(call.headers) > MAX_HEAD:
+        if len(call.path) + len(call.query) + len(call.headers) > MAX_HEAD or len(call.method) > MAX_METHOD:
             raise HeadTooLarge
         exchange = Exchange(call, settings.timeout, self._loop, self._left)
         self._deadlines.add(min(exchange.deadline, exchange.accepted_at + MOMENT), self._expired, exchange)
@@ -98,6 +99,12 @@ class Pool:
             self.waiting.append(exchange)
             self._serve_waiting()
         return exchange
+
+    def _is_full(self) -> bool:
+        """Whether there is no free worker, nor one that can still be started for each call that waits."""
+        settings = self.function.settings
+        startable = settings.max_workers - len(self.workers)
+        return not self._free and len(self.waiting) >= settings.max_waiting + startable
 
     def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
@@ -150,9 +157,21 @@ class Pool:
         self._serve_waiting()
 
     def _reclaim(self, worker: Worker) -> None:
-        """The calls that a worker has not begun wait for another one, before those that came later."""
-        self.waiting.extendleft(reversed(worker.take_back()))
+        """The calls that a worker has not begun wait for another one."""
+        taken = worker.take_back()
+        self._wait_again(taken)
         self._pace, self._depth = 1.0, 1
+        if not taken or worker.busy:
+            return
+        if worker.leaving or is_long(taken[0]):
+            worker.retire()
+        else:
+            self._free.append(worker)
+
+    def _wait_again(self, exchanges: list[Exchange]) -> None:
+        """Before those that came later."""
+        if exchanges:
+            self.waiting = deque(sorted((*exchanges, *self.waiting), key=attrgetter("accepted_at")))
 
     def _add_worker(self) -> None:
         assert self.current is not None
@@ -171,6 +190,8 @@ class Pool:
         warm = len(before.workers) if before is not None and before is not generation else 0
         self._free.clear()
         self._hot = None
+        if generation.is_async:  # its workers are given `concurrency` calls, whatever those before were given
+            self._pace, self._depth = 1.0, 1
         if before is not None:
             before.retire()
             for worker in tuple(before.workers):
@@ -184,6 +205,14 @@ class Pool:
         """A load has ended, well or not."""
         if self.waiting:
             self._serve_waiting()
+
+    def reconfigured(self) -> None:
+        """The function's settings are other ones: those that its processes do not hold apply from now on."""
+        self._keep_minimum()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+            self._watch_idle()
 
     def sleep(self) -> None:
         """Nobody has called for long: end the processes, keep what they were made from."""
@@ -222,9 +251,10 @@ class Pool:
     @property
     def state(self) -> str:
         """`ready`, `loading`, `failed`, or `cold`."""
-        if self.current is not None:
+        if self.current is not None and self.current.alive:
             return "ready"
-        return "loading" if self.loading else "failed" if self.error is not None else "cold"
+        failed = self.current is None and self.error is not None
+        return "loading" if self.loading else "failed" if failed else "cold"
 
     # Idle ends.
 
@@ -253,7 +283,8 @@ class Pool:
             return
         due = exchange.deadline
         if exchange.streaming:
-            due = exchange.progress_at + (STALLED if exchange.unread else exchange.timeout)
+            stalled = exchange.unread and not exchange.left
+            due = exchange.progress_at + (STALLED if stalled else exchange.timeout)
         if due > monotonic():
             self._deadlines.add(due, self._expired, exchange)
             exchange.is_late()
@@ -278,6 +309,7 @@ class Pool:
         if self.current is None or not self.current.alive:
             error: HostError = StillLoading(
                 f"`{self.function.label}` was still being imported after {exchange.timeout:g} s",
+                details={"state": "loading"},
                 headers=RETRY_AFTER,
             )
         else:
@@ -325,15 +357,19 @@ class Pool:
             self._hot = worker
             seconds = result.handler_seconds if result is not None else 1.0
             self._pace += (seconds - self._pace) * 0.1
-            self._depth = max(1, min(MAX_DEPTH, int(AHEAD / self._pace)))
-        while self.waiting and worker.busy < max(worker.capacity, self._depth):
-            if not worker.start(self.waiting[0]):
-                return
+            depth = int(AHEAD / self._pace)
+            self._depth = MAX_DEPTH if depth > MAX_DEPTH else depth or 1
+        while self.waiting and self._has_room(worker, self.waiting[0]) and worker.start(self.waiting[0]):
             self.waiting.popleft()
         if worker.busy + 1 == worker.capacity:
             self._free.append(worker)
         elif worker.busy > 1:
             self._tick_soon()
+
+    def _has_room(self, worker: Worker, exchange: Exchange) -> bool:
+        """Whether a worker may have this call too: free, or about to be and the call is short to hand over."""
+        busy = worker.busy
+        return busy < worker.capacity or (busy < self._depth and not is_long(exchange))
 
     def removed(self, worker: Worker) -> None:
         if worker is self._hot:
@@ -352,20 +388,23 @@ class Pool:
         self.removed(worker)
         if worker.process.code != 0 or unstarted:
             self.stats.deaths[worker.process.reason()] += 1
-        for exchange in reversed(unstarted):
-            exchange.channel = None
+        again = []
+        for exchange in unstarted:
+            exchange.channel, exchange.started_at = None, 0.0
             if exchange.over:
                 continue  # its time ran out, or its client left, since it was taken back
-            may_retry = worker.is_ready or (not worker.generation.alive and not exchange.retried)
-            if may_retry and not exchange.overdue:
-                exchange.retried = not worker.is_ready  # its zygote ended under it, through no fault of its own
-                self.waiting.appendleft(exchange)
+            once = (worker.is_ready or not worker.generation.alive) and not exchange.retried
+            if (worker.has_answered or once) and not exchange.overdue:
+                exchange.retried = not worker.has_answered  # a process that does no work may do none for ever
+                again.append(exchange)
             else:
-                exchange.failed(error if isinstance(error, StartFailed) else StartFailed())
+                reason = f"the function's process could not start: {worker.process.reason()}"
+                exchange.failed(error if isinstance(error, StartFailed) else StartFailed(reason))
                 self._count(exchange, None)
+        self._wait_again(again)
         self._serve_waiting()
-        if monotonic() - worker.born_at > YOUNG:
-            self._keep_minimum()
+        if self.function.settings.min_workers:
+            self._loop.call_later(RESPITE, self._keep_minimum)
 
     def _keep_minimum(self) -> None:
         """As many workers as there are always to be, after some have died."""

@@ -71,9 +71,12 @@ class Pools:
         return pool.lease(call)
 
     def warm(self, function: Function) -> None:
-        """Load a function before anybody calls it."""
-        if function.id not in self._loadings:
+        """Load a function before anybody calls it; again, where its processes have ended."""
+        loading = self._loadings.get(function.id)
+        if loading is None:
             self._make(function).need()
+        elif loading.pool.state == "cold":
+            loading.need()
 
     def update(self, registry: Registry, changed_paths: Iterable[Path], *, everything: bool = False) -> None:
         """Functions were added, removed, moved or edited: drop, reconfigure or reload their pools.
@@ -92,6 +95,8 @@ class Pools:
                 pool.retire()
                 continue
             pool.function = after
+            if before.settings != after.settings:
+                pool.reconfigured()
             if everything or _is_other(before, after) or _concerns(pool, paths):
                 loading.changed()
 

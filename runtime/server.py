@@ -30,6 +30,7 @@ from .host import Host
 from .protocols import mend_http2, mend_http3
 
 BACKLOG = 2048
+MAX_HEAD = 256 * 1024  # bytes of a request's head that are read at all; the host refuses much smaller ones in words
 QUIC_FLUSH = 0.5  # seconds in which the end of the last answers over HTTP/3 must have reached their clients
 KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
 
@@ -50,7 +51,9 @@ def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.bind}: {error.strerror or error}") from error
+        number = error.errno or 0  # negative: from the resolver, which has words of its own
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {settings.bind}: {reason}") from error
     sock.setblocking(False)
     return sock
 
@@ -93,9 +96,11 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
                 async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
                     ended = anyio.Event()
                     serving.start_soon(_run, engine, app, config.server, sock, stop, ended)
-                    await stop.wait()
-                    await _finish(host, config.server, ended)
-                    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
+                    try:
+                        await stop.wait()
+                        await _finish(host, config.server, ended)
+                    finally:
+                        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
                     serving.cancel_scope.cancel()
                 tasks.cancel_scope.cancel()
     log.info("ended")
@@ -148,15 +153,16 @@ async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.sock
     """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
     mend_http2()
     config = hypercorn.config.Config()
-    config.bind = [f"fd://{os.dup(sock.fileno())}"]  # it closes what it is given
+    address, port = sock.getsockname()[:2]
+    config.bind = [f"fd://{sock.detach()}"]  # it closes what it is given
     config.certfile = str(settings.certfile) if settings.certfile else None
     config.keyfile = str(settings.keyfile) if settings.keyfile else None
     if settings.http3:
         mend_http3()
-        host, port = sock.getsockname()[:2]
-        config.quic_bind = [f"{host}:{port}"]
+        config.quic_bind = [f"{f'[{address}]' if ':' in address else address}:{port}"]
     config.graceful_timeout = settings.drain_timeout + 1  # _finish cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
+    config.h11_max_incomplete_size = MAX_HEAD
     config.include_server_header = False
     config.include_date_header = False
     config.accesslog = None

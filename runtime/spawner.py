@@ -176,15 +176,14 @@ class OutputPipe:
         self._muted = self._muted and self._allowance < BURST / 2
 
     def _give_out(self, line: bytes) -> None:
+        if self._muted:
+            return
+        self._allowance -= len(line) + LINE_COST
         for start in range(0, len(line), LINE_LIMIT):
-            if self._muted:
-                return
-            piece = line[start : start + LINE_LIMIT]
-            self._allowance -= len(piece) + LINE_COST
-            self._on_line(piece.decode("utf-8", "backslashreplace"))
-            if self._allowance < 0:
-                self._muted, self._partial = True, b""
-                self._on_line(MUTED)
+            self._on_line(line[start : start + LINE_LIMIT].decode("utf-8", "backslashreplace"))
+        if self._allowance < 0:
+            self._muted, self._partial = True, b""
+            self._on_line(MUTED)
 
 
 class Zygote:

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
+from .links import Links, seen_through
 from .stillness import await_git
 
 STEP = 10  # ms: a batch is over when nothing else changed for so long
@@ -54,17 +55,18 @@ class Watcher:
     def __init__(self, file: Path, trees: Collection[Path]) -> None:
         self._file = str(file)
         self._trees = tuple(map(str, trees))
+        self._links: Links = {}
         self._queue: SimpleQueue[frozenset[str] | _Note] = SimpleQueue()
         self._threads: list[_Thread] = []
         self._closed = threading.Event()
         self._warned = False
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts the changes at INFO
 
-    def aim(self, trees: Collection[Path]) -> None:
-        """Watch these trees instead. From any thread."""
-        wanted = tuple(map(str, trees))
-        if wanted != self._trees:
-            self._trees = wanted
+    def aim(self, trees: Collection[Path], links: Links | None = None) -> None:
+        """Watch these trees instead, and what these links in them lead to. From any thread."""
+        wanted = tuple(map(str, trees)), links or {}
+        if wanted != (self._trees, self._links):
+            self._trees, self._links = wanted
             self._queue.put(_Note.AGAIN)
 
     async def batches(self) -> AsyncGenerator[frozenset[Path] | None, None]:
@@ -110,7 +112,9 @@ class Watcher:
         for thread in self._threads:
             thread.stop()
         above = {os.path.dirname(path) for path in (self._file, *self._trees)}
+        above |= {os.path.dirname(place) for link, way in self._links.items() for place in (link, *way)}
         there = [tree for tree in self._trees if os.path.isdir(tree)]
+        above = {folder for folder in above if not any(_is_below(folder, tree) for tree in there)}
         self._threads = [_Thread(self, {_existing(folder) for folder in above}, recursive=False)]
         if there:
             self._threads.append(_Thread(self, there, recursive=True))
@@ -136,7 +140,8 @@ class Watcher:
 
     def changed(self, changes: Collection[watchfiles.main.FileChange]) -> None:
         """Some paths in the folders of one thread have changed."""
-        paths = frozenset(path for _, path in changes if self._concerns(path))
+        seen = {other for _, path in changes for other in (path, *seen_through(self._links, path))}
+        paths = frozenset(filter(self._concerns, seen))
         if any(change is not watchfiles.Change.modified and self._uproots(path) for change, path in changes):
             self._queue.put(_Note.AGAIN)
         elif len(changes) > MANY:
@@ -285,6 +290,10 @@ def _must_poll() -> bool:
     return wish not in ("", "false", "disable", "disabled") or (
         not wish and "microsoft-standard" in os.uname().release.lower()
     )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + os.sep)
 
 
 def _existing(folder: str) -> str:

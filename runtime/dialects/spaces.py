@@ -33,6 +33,7 @@ SPECIAL = HOP_BY_HOP.union(
 )
 CALL_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+INVOKED = (b"x-invoked", b"true")
 JSON = (b"content-type", b"application/json")
 RESERVED = b"/__/"
 
@@ -202,12 +203,10 @@ async def read_body(receive: Receive, length: int | None, limit: int) -> tuple[b
 def response_headers(result: Result, exchange: Exchange, label: bytes) -> Headers:
     """The function's own headers, and ours."""
     parts = result.headers.split(b"\0") if result.headers else []
-    headers = list(zip(parts[::2], parts[1::2], strict=True))
-    headers.append(date_header())
-    headers.append((b"x-invoked", b"true"))
-    headers.append((b"x-call-id", label))
-    headers.append((b"x-duration-seconds", b"%.6f" % exchange.seconds()))
-    return headers
+    fields = iter(parts)
+    duration = b"%.6f" % exchange.seconds()
+    ours = (date_header(), INVOKED, (b"x-call-id", label), (b"x-duration-seconds", duration))
+    return [*zip(fields, fields), *ours]  # noqa: B905 - a name and its value, in turn, out of one iterator
 
 
 async def respond(exchange: Exchange, result: Result, method: str, label: bytes, receive: Receive, send: Send) -> None:
@@ -262,6 +261,8 @@ def to_error(error: HostError, debug: bool) -> tuple[int, Headers, bytes]:
     if details:
         envelope["details"] = details
     body = msgspec.json.encode({"error": envelope}, enc_hook=str)
+    if error.status == 503:
+        error.headers.setdefault("Retry-After", "1")
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return error.status, [JSON, (b"content-length", b"%d" % len(body)), *headers], body
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import time
 import traceback
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from time import monotonic
 from typing import Any
 
 from . import body, context, output
@@ -97,7 +97,7 @@ class Handler:
 
 def load(spec: dict[str, Any]) -> Handler:
     """Import the function's entry file and make its Handler; raises whatever the import raises, or LoadError."""
-    started = time.monotonic()
+    started = monotonic()
     importer = LocalImporter(spec["modules"], space=spec["space"], name=spec["name"])
     importer.install(spec["search"])
     module = importer.load_entry()
@@ -111,7 +111,7 @@ def load(spec: dict[str, Any]) -> Handler:
         import_module(f"{__package__}.aloop")  # once, in the zygote, and not in each worker
     output.install_logging()
     loaded.extras = importer.extras(spec["search"])
-    loaded.import_seconds = time.monotonic() - started
+    loaded.import_seconds = monotonic() - started
     return loaded
 
 

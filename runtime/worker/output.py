@@ -10,11 +10,12 @@ import codecs
 import faulthandler
 import io
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from os import register_at_fork, write
+from signal import pthread_sigmask
 from typing import Any
 
 STACK_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2) + 5
@@ -40,6 +41,10 @@ class Sink:
 
     def stream(self) -> int:
         return stream_of_call.get(self.running)
+
+    def is_full(self) -> bool:
+        """Whether this call has printed all that it may."""
+        return self.printed.get(self.stream(), 0) > LIMIT
 
     def emit(self, stream: int, level: int, text: str) -> None:
         """Send whole lines as the output of a call; drops what exceeds its limit."""
@@ -122,7 +127,8 @@ class Buffer(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         with memoryview(data) as view:
-            self._text.write(self._decoder.decode(view.cast("B")))
+            if not sink.is_full():  # it would only be decoded to be dropped
+                self._text.write(self._decoder.decode(view.cast("B")))
             return view.nbytes
 
     def close(self) -> None:
@@ -143,6 +149,11 @@ class LogHandler(logging.Handler):
             self.handleError(record)
 
 
+root = logging.getLogger()
+log_handler = LogHandler()
+log_handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+
 def install() -> None:
     """Take over sys.stdout and sys.stderr."""
     sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc, assignment]
@@ -151,12 +162,9 @@ def install() -> None:
 
 def install_logging() -> None:
     """After the import: collect log records of level INFO and up, unless the function set logging up itself."""
-    root = logging.getLogger()
     if root.handlers:
         return
-    collector = LogHandler()
-    collector.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    root.addHandler(collector)
+    root.addHandler(log_handler)
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)
 
@@ -171,7 +179,7 @@ def attach(send: Send, close_channel: Callable[[], Any]) -> None:
         sink.send = None
         close_channel()
 
-    os.register_at_fork(after_in_child=detach)
+    register_at_fork(after_in_child=detach)
 
 
 def finish(stream: int) -> None:
@@ -189,12 +197,12 @@ def finish(stream: int) -> None:
 
 def dump_stack_on_signal(fd: int) -> None:
     """Where this process is stuck is written to `fd` whenever `STACK_SIGNAL` arrives, also from within C code."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACK_SIGNAL})
+    pthread_sigmask(signal.SIG_UNBLOCK, {STACK_SIGNAL})
     faulthandler.register(STACK_SIGNAL, file=fd, all_threads=False, chain=False)
 
 
 def _write_raw(fd: int, text: str) -> None:
     try:
-        os.write(fd, f"{text}\n".encode("utf-8", "backslashreplace"))
+        write(fd, f"{text}\n".encode("utf-8", "backslashreplace"))
     except OSError:  # a handler closed it: nobody can read this
         pass

@@ -9,10 +9,26 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from os import _exit, getpid, getppid, kill, listdir, readlink, setsid, waitpid
+from io import FileIO
+from os import (
+    O_RDWR,
+    WNOHANG,
+    _exit,
+    close,
+    devnull,
+    getpid,
+    getppid,
+    kill,
+    listdir,
+    readlink,
+    set_inheritable,
+    setsid,
+    waitpid,
+)
+from os import open as open_fd
+from signal import SIGKILL
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -36,7 +52,7 @@ def adopt_orphans() -> None:
 def die_with_parent(parent: int) -> None:
     """The kernel kills this process when `parent`, which forked it, ends."""
     if _prctl is not None:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if getppid() != parent:
         _exit(EXIT_ORPHANED)
 
@@ -50,8 +66,7 @@ def lead_group() -> None:
 def children() -> list[int]:
     """The pids of this process's children, zombies included, the oldest first."""
     try:
-        with open(f"/proc/self/task/{getpid()}/children") as listing:
-            return [int(pid) for pid in listing.read().split()]
+        return [int(pid) for pid in _read(f"/proc/self/task/{getpid()}/children").split()]
     except OSError:  # a kernel without that list
         return [pid for pid in _processes() if _stat(pid)[1:2] == [str(getpid())]]
 
@@ -65,8 +80,8 @@ def kill_children(spare: Iterable[int] = ()) -> list[int]:
     doomed = [pid for pid in children() if pid not in kept]
     for pid in doomed:
         with suppress(ProcessLookupError, ChildProcessError):
-            kill(pid, signal.SIGKILL)
-            waitpid(pid, os.WNOHANG)
+            kill(pid, SIGKILL)
+            waitpid(pid, WNOHANG)
     return doomed
 
 
@@ -79,7 +94,12 @@ def bury(most: int) -> None:
     dead = [pid for pid in children() if _stat(pid)[:1] == ["Z"]]
     for pid in dead[: max(0, len(dead) - most)]:
         with suppress(ChildProcessError):
-            waitpid(pid, os.WNOHANG)
+            waitpid(pid, WNOHANG)
+
+
+def _read(path: str) -> str:
+    with FileIO(path) as file:
+        return file.read().decode("utf-8", "replace")
 
 
 def _processes() -> list[int]:
@@ -92,8 +112,7 @@ def _processes() -> list[int]:
 def _stat(pid: int) -> list[str]:
     """State, parent and more of a process; empty when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return []
 
@@ -149,9 +168,9 @@ def set_limits(memory: int | None, open_files: int) -> None:
 
 def fill_standard_fds() -> None:
     """Where a handler closed one of descriptors 0 to 2, /dev/null takes its place: nothing of ours ever does."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
+    while (fd := open_fd(devnull, O_RDWR)) <= 2:
+        set_inheritable(fd, True)
+    close(fd)
 
 
 def redirect_output(output: int) -> None:

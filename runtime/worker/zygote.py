@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 from collections.abc import Callable
-from json import dumps, loads
+from json import JSONDecoder, JSONEncoder
 from os import _exit, close, fork, getpid, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
 from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, SIG_DFL, SIGCHLD, setitimer, signal
 from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket
+from threading import enumerate as all_threads
+from threading import main_thread
 from time import sleep
 from traceback import print_exc
 from typing import Any, NoReturn
@@ -27,6 +28,9 @@ Message = dict[str, Any]
 REAP_AGAIN_MS = 5
 THREAD_END_MS = 50
 PAGE = 1024 * 1024
+
+to_json = JSONEncoder(ensure_ascii=False).encode
+from_json = JSONDecoder().decode
 
 
 class Parent:
@@ -60,7 +64,7 @@ class Parent:
                     self.end()
                 for inherited in fds:
                     set_inheritable(inherited, False)
-                handle(loads(data), fds)
+                handle(from_json(data.decode()), fds)
             if self._orphaned:
                 self._end_orphans()
 
@@ -130,7 +134,7 @@ class Parent:
 
 def encode(message: Message) -> bytes:
     """One message: short even where most of it is not ASCII, whole even where parts of it are not Unicode."""
-    return dumps(message, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return to_json(message).encode("utf-8", "backslashreplace")
 
 
 def serve_base(control_fd: int) -> NoReturn:
@@ -155,7 +159,7 @@ def serve_base(control_fd: int) -> NoReturn:
 def read_spec(spec_fd: int) -> dict[str, Any]:
     """What the host wrote of the function: see `runtime/spawner.py`."""
     size = os.fstat(spec_fd).st_size  # pread: the descriptor's offset is shared with other processes
-    spec: dict[str, Any] = loads(b"".join(os.pread(spec_fd, PAGE, at) for at in range(0, size, PAGE)))
+    spec: dict[str, Any] = from_json(b"".join(os.pread(spec_fd, PAGE, at) for at in range(0, size, PAGE)).decode())
     close(spec_fd)
     return spec
 
@@ -224,7 +228,7 @@ def forking_is_unsafe(control: socket) -> str | None:
     if pid == 0:
         _exit(0)
     waitpid(pid, 0)
-    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    names = [thread.name for thread in all_threads() if thread is not main_thread()]
     for _ in range(0 if names else THREAD_END_MS):  # a thread that was joined is still there for a moment
         if process.threads() == 1:
             break

@@ -236,7 +236,8 @@ def data_of(host: Running, content: bytes | str | Iterator[bytes], content_type:
         ("grüße".encode(), "text/plain", "grüße"),
         ("grüße".encode("latin-1"), "text/plain; charset=iso-8859-1", "grüße"),
         (b"<a/>", "text/xml", "<a/>"),
-        (b"a=1&b=2&b=3&c=&d=%C3%BC+%26", "application/x-www-form-urlencoded", {"a": "1", "b": ["2", "3"], "c": "", "d": "ü &"}),
+        (b"a=1&b=2&b=3&c=", "application/x-www-form-urlencoded", {"a": "1", "b": ["2", "3"], "c": ""}),
+        (b"d=%C3%BC+%26", "application/x-www-form-urlencoded", {"d": "ü &"}),
         (b'{"a": 1}', "application/x-www-form-urlencoded", {"a": 1}),
     ],
 )  # fmt: skip

@@ -104,7 +104,8 @@ GARBAGE = {
     "second_result": "(b'\\x0a\\0\\0\\0\\x04\\1\\0\\0' + b'\\7\\0\\0\\0' + b'\\xc8\\0' + bytes(8))",
     "bad_status": "(b'\\x0a\\0\\0\\0\\x04\\1\\0\\0' + b'\\1\\0\\0\\0' + b'\\1\\0' + bytes(8))",
     "split_response": (
-        "(b'\\x1a\\0\\0\\0\\x04\\1\\0\\0' + b'\\1\\0\\0\\0' + b'\\xc8\\0' + bytes(4) + b'\\x10\\0\\0\\0' + b'a\\0b\\r\\nset-cookie:')"
+        "(b'\\x1a\\0\\0\\0\\x04\\1\\0\\0' + b'\\1\\0\\0\\0' + b'\\xc8\\0' + bytes(4)"
+        " + b'\\x10\\0\\0\\0' + b'a\\0b\\r\\nset-cookie:')"
     ),
     "bad_error": "(b'\\4\\0\\0\\0\\x07\\0\\0\\0' + b'\\1\\0\\0\\0' + b'null')",
     "error_status": (
@@ -138,7 +139,9 @@ STRANGE_IMPORTS = {  # they do no good, but an answer is possible
     "ignores_children": "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
     "ignores_all": "import signal\n[signal.signal(n, signal.SIG_IGN) for n in range(1, 32) if n not in (9, 19)]\n",
     "low_recursion": "import sys\nsys.setrecursionlimit(120)\n",
-    "joined_threads": "import threading\nfor _ in range(20):\n    t = threading.Thread(target=int)\n    t.start()\n    t.join()\n",
+    "joined_threads": (
+        "import threading\nfor _ in range(20):\n    t = threading.Thread(target=int)\n    t.start()\n    t.join()\n"
+    ),
 }
 
 
@@ -351,7 +354,9 @@ def memory_of(pid: int, field: str = "VmHWM") -> int:
 def test_crashes_leave_nothing_behind(site: Site) -> None:
     """After many crashes and cold starts: no file descriptor, no zombie, no process, hardly any memory."""
     site.write("d/crashing.py", "import os\ndef handle(data):\n    os._exit(1)\n")
-    site.write("d/cold.py", "import os\ndef handle(data):\n    os.kill(os.getppid(), 9)\n    os.read(os.pipe()[0], 1)\n")
+    site.write(
+        "d/cold.py", "import os\ndef handle(data):\n    os.kill(os.getppid(), 9)\n    os.read(os.pipe()[0], 1)\n"
+    )
     site.write("d/fine.py", "def handle(data):\n    return 'fine'\n")
     host = site.start()
 

@@ -257,6 +257,25 @@ def test_a_space_that_is_a_link_is_followed_to_its_target(space: Space) -> None:
     space.serves(11)
 
 
+def test_a_root_that_is_a_link_is_followed_to_its_target(site: Site) -> None:
+    """As with releases in folders of their own, and a link to the current one."""
+    for number in (1, 2):
+        (site.root / f"release{number}" / "functions" / "demo").mkdir(parents=True)
+        (site.root / f"release{number}" / "functions" / "demo" / "stock.py").write_text(version(number))
+    current = site.root / "current"
+    current.symlink_to("release1")
+    site.root = current
+    host = site.start("serve")
+    assert host.call("demo/stock").json() == 1
+    with Hammer(host, "demo/stock", 2) as hammer:
+        beside = current.with_name("beside")
+        beside.symlink_to("release2")
+        beside.replace(current)
+        hammer.until(2)
+        visual_studio_code(current.resolve() / "functions" / "demo" / "stock.py", version(3))
+        hammer.until(3)
+
+
 def test_a_mounted_configmap_is_followed(space: Space) -> None:
     """As Kubernetes updates it: files are links into `..data`, which is a link that is led to a new folder."""
     for number in (1, 2, 3):

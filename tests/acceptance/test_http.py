@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.acceptance.conftest import Running, Site, error_of
+from tests.acceptance.conftest import PATIENCE, Running, Site, error_of
 from tests.acceptance.connection import Answer, Connection
 
 ECHO = """
@@ -21,7 +23,19 @@ ECHO = """
             "body": info.body.decode("latin-1"), "call_id": info.call_id, "space": info.space, "name": info.name,
         }
     """
+NOTES = """
+    import pathlib
+
+    def handle(function_call_info):
+        (pathlib.Path(function_call_info.query["folder"]) / function_call_info.text).touch()
+    """
+BACK = """
+    def handle(function_call_info):
+        return function_call_info.body
+    """
 SETTINGS = """
+    [server]
+    access_log = true
     [spaces.demo.functions.reader]
     methods = ["GET", "HEAD"]
     max_path_levels = 3
@@ -36,6 +50,9 @@ def host(shared_site: Site, each_engine: str) -> Running:
     """A host with a function that says what it got."""
     for name in ("echo", "reader", "small"):
         shared_site.write(f"demo/{name}.py", ECHO)
+    shared_site.write("demo/notes.py", NOTES)
+    shared_site.write("demo/back.py", BACK)
+    shared_site.write("demo/back_async.py", BACK.replace("def handle", "async def handle"))
     shared_site.write("demo/broken.py", "import nowhere\n\ndef handle(data):\n    pass\n")
     shared_site.write("other/Echo-2_x.py", ECHO)
     shared_site.write("spaces.toml", SETTINGS)
@@ -168,7 +185,9 @@ def test_what_follows_the_address(host: Running, rest: str, path: str) -> None:
     assert (found["path"], found["raw_path"]) == (path, rest or "/")
 
 
-@pytest.mark.parametrize("rest", ["/%", "/a%2", "/%zz", "/%g0", "/50%-off", "/%00", "/a%00b", "/%ff", "/%C3%28", "/%ED%A0%80"])
+@pytest.mark.parametrize(
+    "rest", ["/%", "/a%2", "/%zz", "/%g0", "/50%-off", "/%00", "/a%00b", "/%ff", "/%C3%28", "/%ED%A0%80"]
+)
 def test_malformed_paths(host: Running, rest: str) -> None:
     """A bad escape, NUL, and what is not UTF-8 are answered 400, and never reach the function."""
     answer = raw(host, INVOKE + rest)
@@ -291,6 +310,15 @@ def test_headers_reach_the_function(host: Running) -> None:
     assert headers_got(answer, "host") == [host.url.removeprefix("http://")]
 
 
+def test_the_length_of_a_body(host: Running) -> None:
+    """The function is told how long its body is, also when the client did not say."""
+    announced = raw(host, INVOKE, "Content-Length: 4 ", method="POST", body=b"body")
+    chunked = raw(host, INVOKE, "Transfer-Encoding: chunked", method="POST", body=b"4\r\nbody\r\n0\r\n\r\n")
+
+    assert headers_got(announced, "content-length") == headers_got(chunked, "content-length") == ["4"]
+    assert got(announced)["body"] == got(chunked)["body"] == "body"
+
+
 def test_headers_about_the_connection_stay_behind(host: Running) -> None:
     """Hop-by-hop headers, and those that Connection names, do not reach the function."""
     answer = raw(
@@ -397,7 +425,21 @@ def test_a_head_of_many_megabytes(host: Running) -> None:
             status = 431
 
     assert 400 <= status < 500
-    assert got(raw(host, INVOKE, "X-Long: " + "x" * 8000))
+    assert host.client.get("/healthz").status_code == 200
+
+
+def test_a_long_head(host: Running) -> None:
+    """60 KB of path, query or headers are fine, also beside a body; 100 KB are answered 431 in the envelope."""
+    long = "x" * 60_000
+    with_body = raw(host, INVOKE, f"X-Long: {long}", method="POST", body=b"y" * 65_536)
+    refused = raw(host, INVOKE, "X-Long: " + "x" * 100_000)
+
+    assert got(raw(host, f"{INVOKE}/{long}"))["path"] == f"/{long}"
+    assert got(raw(host, f"{INVOKE}?q={long}"))["query"] == [["q", long]]
+    assert headers_got(with_body, "x-long") == [long]
+    assert got(with_body)["body"] == "y" * 65_536
+    assert refused.status == 431
+    assert json.loads(refused.body)["error"]["code"] == "head_too_large"
 
 
 # Connections.
@@ -498,6 +540,35 @@ def test_what_is_not_http(host: Running, text: bytes) -> None:
     assert host.client.get("/healthz").status_code == 200
 
 
+def test_a_client_that_leaves_in_the_middle_of_its_body(host: Running, tmp_path: Path) -> None:
+    """Its call is never made."""
+    target = f"/spaces/demo/functions/notes/invoke?folder={tmp_path}"
+    with Connection(host.url) as connection:
+        connection.request(target, "Content-Length: 10", method="POST", body=b"half")
+    host.logged("notes/invoke (client left)")
+    whole = raw(host, target, method="POST", body=b"all of it")
+
+    assert whole.status == 200
+    assert [path.name for path in tmp_path.iterdir()] == ["all of it"]
+
+
+def test_answers_are_never_mixed_up(host: Running) -> None:
+    """Many clients at once on two functions, with bodies of all sizes: each gets its own answer."""
+    sizes = [0, 1, 100, 65_535, 65_536, 65_537, 200_000, 1_000_000]
+
+    def call(client: int) -> None:
+        with httpx2.Client(base_url=host.url, timeout=PATIENCE, trust_env=False) as session:
+            for number in range(24):
+                name = "back" if (client + number) % 2 else "back_async"
+                body = f"{client}-{number}-".encode() + b"x" * sizes[(client + number) % len(sizes)]
+                answer = session.post(f"/spaces/demo/functions/{name}/invoke", content=body)
+                assert answer.content == body
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(call, client) for client in range(8)]:
+            done.result()
+
+
 # The host's own pages.
 
 
@@ -522,8 +593,16 @@ def test_pages_of_spaces_and_functions(host: Running) -> None:
     functions = host.client.get("/spaces/demo/functions").json()["functions"]
     echo, broken = host.status("demo/echo"), host.status("demo/broken")
 
-    assert spaces == {"spaces": [{"name": "demo", "functions": 4}, {"name": "other", "functions": 1}]}
-    assert [function["name"] for function in functions] == ["broken", "echo", "reader", "small"]
+    assert spaces == {"spaces": [{"name": "demo", "functions": 7}, {"name": "other", "functions": 1}]}
+    assert [function["name"] for function in functions] == [
+        "back",
+        "back_async",
+        "broken",
+        "echo",
+        "notes",
+        "reader",
+        "small",
+    ]
     assert (echo["state"], echo["kind"], echo["takes"]) == ("ready", "sync", ["function_call_info"])
     assert (echo["file"], echo["line"], echo["load_error"]) == ("functions/demo/echo.py", 2, None)
     assert echo["generation"]
@@ -549,7 +628,9 @@ def test_a_function_that_cannot_be_loaded(host: Running) -> None:
     assert (answer.status_code, error["code"]) == (503, "load_failed")
     assert "nowhere" in error["message"]
     assert error["details"]["line"] == 1
+    assert error["details"]["state"] == "failed"
     assert "traceback" not in error["details"]
+    assert int(answer.headers["retry-after"]) > 0
     assert "x-invoked" not in answer.headers
 
 

@@ -137,7 +137,9 @@ def test_head_and_errors(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("rest", ["/%zz", "/%00", "/%ff"])
 def test_malformed_paths(client: httpx2.Client, rest: str) -> None:
     """A malformed path costs its own request only."""
-    assert client.get(httpx2.URL(client.base_url).copy_with(raw_path=INVOKE.encode() + rest.encode())).status_code == 400
+    assert (
+        client.get(httpx2.URL(client.base_url).copy_with(raw_path=INVOKE.encode() + rest.encode())).status_code == 400
+    )
     assert client.get(INVOKE).status_code == 200
 
 

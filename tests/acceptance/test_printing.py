@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ HANDLER = """
         "/pieces": lambda: [print(piece, end="") for piece in ("in ", "several ", "pieces")],
         "/unicode": lambda: print("\\u2603 \\ud83d"),
         "/stderr": lambda: print("on stderr", file=sys.stderr),
-        "/bytes": lambda: sys.stdout.buffer.write("caf\\u00e9 \\n".encode()[:4]) and sys.stdout.buffer.write(b"\\xa9 \\xff!\\n"),
+        "/bytes": lambda: [sys.stdout.buffer.write(piece) for piece in (b"caf\\xc3", b"\\xa9 \\xff!\\n")],
         "/reconfigured": lambda: (sys.stdout.reconfigure(line_buffering=True), print("reconfigured")),
         "/thread": lambda: in_thread("in a thread"),
         "/long": lambda: print("x" * 1_000_000),
@@ -95,14 +94,14 @@ HANDLER = """
 FLOODS = {
     "prints": "for _ in range(10**6): print('x' * 1000)",
     "short_lines": "for _ in range(10**6): print('y')",
-    "one_string": "print('z' * 10**9)",
-    "buffer": "for _ in range(1000): sys.stdout.buffer.write(os.urandom(10**6))",
+    "one_string": "print('z' * 10**8)",
+    "buffer": "for _ in range(100): sys.stdout.buffer.write(os.urandom(10**6))",
     "raw": "for _ in range(10**4): os.write(1, b'w' * 99_999 + b'\\n')",
-    "raw_newlines": "for _ in range(10**4): os.write(1, b'\\n' * 100_000)",
-    "raw_short": "for _ in range(10**4): os.write(1, b'yes\\n' * 25_000)",
-    "raw_no_lines": "for _ in range(10**4): os.write(2, os.urandom(1000) * 100)",
-    "child": "subprocess.run('yes | head -c 1000000000', shell=True)",
-    "logs": "for _ in range(10**5): logging.warning('%s', 'l' * 10_000)",
+    "raw_newlines": "for _ in range(1000): os.write(1, b'\\n' * 100_000)",
+    "raw_short": "for _ in range(1000): os.write(1, b'yes\\n' * 25_000)",
+    "raw_no_lines": "for _ in range(1000): os.write(2, os.urandom(1000) * 100)",
+    "child": "subprocess.run('yes | head -c 100000000', shell=True)",
+    "logs": "for _ in range(10**4): logging.warning('%s', 'l' * 10_000)",
 }
 
 
@@ -129,7 +128,7 @@ def records(host: Running, call_id: str) -> list[dict[str, Any]]:
 
 ATTRIBUTED = {
     "print": [("info", "one, two")],
-    "lines": [("info", "first\nsecond")],
+    "lines": [("info", "first"), ("info", "second")],
     "pieces": [("info", "in several pieces")],
     "unicode": [("info", "\u2603 \\ud83d")],
     "stderr": [("warning", "on stderr")],
@@ -249,22 +248,18 @@ def peak(host: Running) -> int:
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_gigabyte_of_output(host: Running, name: str) -> None:
-    """The call is answered, others meanwhile, and the host is no larger for it."""
+def test_a_flood_of_output(host: Running, name: str) -> None:
+    """A gigabyte and more: the call is answered, others meanwhile, and the host is no larger for it."""
     bystander = host.call("d/bystander").json()
-    host.call(f"d/flood_{name}", method="HEAD") if name == "nothing" else None
-    memory, lines, slowest, answers = peak(host), len(host.lines), 0.0, 0
+    memory, lines, answers = peak(host), len(host.lines), 0
     with ThreadPoolExecutor(1) as clients:
         flood = clients.submit(host.call, f"d/flood_{name}", timeout=100)
         while not flood.done():
-            started = time.perf_counter()
             assert host.call("d/bystander").json() == bystander
-            slowest = max(slowest, time.perf_counter() - started)
             answers += 1
+            wait([flood], timeout=0.01)
 
     assert flood.result().text == "done"
     assert answers
     assert peak(host) - memory < 32 * 1024
-    written = sum(map(len, host.lines[lines:]))
-    assert written < 16 * 1024 * 1024
-    print(f"FLOOD {name}: slowest {slowest*1000:.0f} ms of {answers}, memory +{peak(host) - memory} KiB, log {written >> 10} KiB in {len(host.lines)-lines} lines")
+    assert sum(map(len, host.lines[lines:])) < 16 * 1024 * 1024

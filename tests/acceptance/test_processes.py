@@ -1,4 +1,4 @@
-"""What handlers start ends with them: children, grandchildren, daemons, threads, timers; and nothing outlives the host."""
+"""What handlers start ends with them: children, daemons, threads, timers; and nothing outlives the host."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.acceptance.conftest import Running, Site, alive, eventually
+from tests.acceptance.conftest import Running, Site, alive, descendants, eventually
 from tests.acceptance.notes import gone, noted, parent_of, path_of, take_notes
 
 HANDLER = """
@@ -117,13 +118,6 @@ def serve(site: Site, settings: str = "") -> Running:
     return site.start()
 
 
-def below(pid: int, host: Running) -> set[int]:
-    """Every process below this one."""
-    from tests.acceptance.conftest import descendants
-
-    return descendants(pid)
-
-
 @pytest.mark.parametrize("name", ["d/sync", "d/async"])
 def test_children_end_with_an_idle_worker(site: Site, name: str) -> None:
     """They live on after their call; once the worker is retired they are ended, however they were started."""
@@ -139,7 +133,7 @@ def test_children_end_with_an_idle_worker(site: Site, name: str) -> None:
 
     for pid in children:
         gone(pid)
-    eventually(lambda: not below(zygote, host), f"processes below {zygote}: {below(zygote, host)}")
+    eventually(lambda: not descendants(zygote), f"processes below {zygote}: {descendants(zygote)}")
 
 
 @pytest.mark.parametrize("name", ["d/sync", "d/async"])
@@ -157,7 +151,7 @@ def test_children_end_with_a_killed_worker(site: Site, name: str) -> None:
     for kind in KINDS:
         if noted(host, kind) != worker:
             gone(noted(host, kind))
-    eventually(lambda: not below(zygote, host), f"processes below {zygote}: {below(zygote, host)}")
+    eventually(lambda: not descendants(zygote), f"processes below {zygote}: {descendants(zygote)}")
     assert host.call("d/bystander").json() == bystander
 
 
@@ -443,10 +437,8 @@ def test_orphans_are_reaped(host: Running) -> None:
     pids = {host.call("d/zombies").json() for _ in range(300)}
 
     assert len(pids) == 1
-    dead = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and parent_or_none(int(entry)) in pids and not alive(int(entry)):
-            dead.append(entry)
+    everybody = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    dead = [pid for pid in everybody if parent_or_none(pid) in pids and not alive(pid)]
     assert len(dead) < 200
 
 
@@ -488,13 +480,8 @@ def test_random_numbers_differ_between_workers(site: Site) -> None:
     take_notes(site, "d", "max_workers = 2")
     site.write("d/random.py", ODD["random"])
     host = site.start()
-    answers: list[list[object]] = []
-    callers = [threading.Thread(target=lambda p=p: answers.append(host.call("d/random", p).json())) for p in ("/1", "/2")]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    with ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(lambda path: host.call("d/random", path).json(), ["/1", "/2"]))
 
-    assert len(answers) == 2
     for one, other in zip(*answers, strict=True):
         assert one != other

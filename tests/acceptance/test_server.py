@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from runtime import cli
 from tests.acceptance.conftest import PATIENCE, Running, Site, alive, error_of, eventually
 from tests.acceptance.connection import Connection
 
@@ -258,10 +258,22 @@ def test_the_engine_can_be_chosen(site: Site, where: str) -> None:
     assert host.client.get("/healthz").status_code == 200
 
 
-def wrong(site: Site, text: str) -> subprocess.CompletedProcess[str]:
-    """What becomes of a start with this spaces.toml."""
+def ends_with_2(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command says that refuses to start, with exit status 2 and no traceback."""
+    try:
+        status: Any = cli.main([*arguments])
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr().err
+    assert status == 2, said
+    assert "Traceback" not in said
+    return said
+
+
+def wrong(site: Site, capsys: pytest.CaptureFixture[str], text: str) -> str:
+    """What is said of a start with this spaces.toml."""
     site.write("spaces.toml", text)
-    return spaces("serve", str(site.root), "--bind", "127.0.0.1:0")
+    return ends_with_2(capsys, "serve", str(site.root), "--bind", "127.0.0.1:0")
 
 
 @pytest.mark.parametrize(
@@ -282,34 +294,28 @@ def wrong(site: Site, text: str) -> subprocess.CompletedProcess[str]:
         ("[server]\ncertfile = 'spaces.toml'\nkeyfile = 'spaces.toml'", "certfile"),
     ],
 )
-def test_a_wrong_configuration(site: Site, text: str, said: str) -> None:
+def test_a_wrong_configuration(site: Site, capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
     """Exit status 2, and the message with file and line; no traceback."""
-    ended = wrong(site, text)
+    message = wrong(site, capsys, text)
 
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("spaces: ")
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert message.startswith("spaces: ")
+    assert said in message
 
 
-def test_all_that_is_wrong_is_said_at_once(site: Site) -> None:
+def test_all_that_is_wrong_is_said_at_once(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each problem."""
-    ended = wrong(site, "[server]\nbnid = 1\n[defaults]\ntimeuot = 1\n[spaces.demo]\nmax_workers = 0\n")
+    message = wrong(site, capsys, "[server]\nbnid = 1\n[defaults]\ntimeuot = 1\n[spaces.demo]\nmax_workers = 0\n")
 
-    assert ended.returncode == 2
-    assert [line in ended.stderr for line in ("spaces.toml:2", "spaces.toml:4", "spaces.toml:6")] == [True] * 3
+    assert [line in message for line in ("spaces.toml:2", "spaces.toml:4", "spaces.toml:6")] == [True] * 3
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve", "/no/such/folder"], ["serve", "--bind", "x:y"], ["serve", "--engine", "apache"], ["swim"], []]
+    "arguments",
+    [["serve", "/no/such/folder"], ["serve", "--bind", "x:y"], ["serve", "--engine", "apache"], ["swim"], []],
 )
-def test_a_wrong_command_line(arguments: list[str], tmp_path: Path) -> None:
-    """Exit status 2, no traceback."""
-    ended = spaces(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(Path.cwd()), "PATH": ""})
-
-    assert ended.returncode == 2
-    assert ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_a_wrong_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Exit status 2, and a reason."""
+    assert ends_with_2(capsys, *arguments)
 
 
 def test_an_empty_root(site: Site) -> None:
@@ -385,50 +391,68 @@ def test_a_log_that_nobody_reads(site: Site) -> None:
 
 
 @pytest.fixture
-def busy(site: Site, engine: str) -> Iterator[Running]:
+def busy(site: Site, engine: str) -> Running:
     """A host that has answered some calls of two functions."""
-    site.write("spaces.toml", "[spaces.demo.functions.hello]\nmax_body = 100\n")
     site.write("demo/hello.py", HELLO)
     site.write("demo/fails.py", "def handle(data):\n    raise ValueError\n")
     site.write("demo/broken.py", "import nowhere\ndef handle(data): ...\n")
     host = site.start(engine=engine)
     for _ in range(3):
         host.call("demo/hello")
-    host.call("demo/hello", method="POST", content=b"x" * 101)
     host.call("demo/fails")
     host.call("demo/broken")
-    yield host
+    return host
 
 
-def samples(host: Running) -> dict[tuple[str, ...], float]:
-    """Every sample of /metrics: name and label values → value."""
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(host: Running) -> Samples:
+    """Every sample of /metrics: name and labels → value."""
     answer = host.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    found = {}
+    found: Samples = {}
     for family in text_string_to_metric_families(answer.text):
         assert family.documentation
         for sample in family.samples:
-            found[sample.name, *sample.labels.values()] = sample.value
+            found[sample.name, frozenset(sample.labels.items())] = sample.value
     return found
+
+
+def value(found: Samples, name: str, function: str, **labels: str) -> float:
+    """One sample of a function of the space demo."""
+    return found[f"spaces_{name}", frozenset({"space": "demo", "function": function, **labels}.items())]
 
 
 def test_metrics(busy: Running) -> None:
     """Calls by status, latencies, waiting and own time, workers by state, cold starts, failed loads."""
     found = samples(busy)
 
-    assert found["spaces_calls_total", "demo", "hello", "200"] == 3
-    assert found["spaces_calls_total", "demo", "fails", "500"] == 1
-    assert found["spaces_calls_total", "demo", "broken", "503"] == 1
-    assert found["spaces_call_duration_seconds_count", "demo", "hello"] >= 3
-    assert found["spaces_call_duration_seconds_bucket", "demo", "hello", "+Inf"] >= 3
-    assert 0 < found["spaces_call_duration_seconds_sum", "demo", "hello"] < 60
-    assert found["spaces_waiting_seconds_total", "demo", "hello"] > 0
-    assert found["spaces_overhead_seconds_total", "demo", "hello"] > 0
-    assert found["spaces_cold_starts_total", "demo", "hello"] >= 1
-    assert found["spaces_workers", "demo", "hello", "idle"] >= 1
-    assert found["spaces_workers", "demo", "hello", "busy"] == 0
-    assert found["spaces_functions",] == 3
-    assert sum(value for key, value in found.items() if key[0] == "spaces_reloads_total" and "broken" in key) >= 1
+    assert value(found, "calls_total", "hello", status="200") == 3
+    assert value(found, "calls_total", "fails", status="500") == 1
+    assert value(found, "calls_total", "broken", status="503") == 1
+    assert value(found, "call_duration_seconds_count", "hello") >= 3
+    assert value(found, "call_duration_seconds_bucket", "hello", le="+Inf") >= 3
+    assert 0 < value(found, "call_duration_seconds_sum", "hello") < 60
+    assert value(found, "waiting_seconds_total", "hello") > 0
+    assert value(found, "overhead_seconds_total", "hello") > 0
+    assert value(found, "cold_starts_total", "hello") >= 1
+    assert value(found, "workers", "hello", state="idle") >= 1
+    assert value(found, "workers", "hello", state="busy") == 0
+    assert found["spaces_functions", frozenset()] == 3
+
+
+def test_metrics_of_reloads(busy: Running) -> None:
+    """Edits that were loaded beside a serving version, and those that could not be."""
+    counted = "reloads_total", "hello"
+    (busy.root / "functions/demo/hello.py").write_text("def handle(data:")
+    eventually(lambda: busy.status("demo/hello")["load_error"], "the edit has failed")
+    failed = value(samples(busy), *counted, outcome="failed")
+    (busy.root / "functions/demo/hello.py").write_text("def handle(data):\n    return 2\n")
+    eventually(lambda: busy.call("demo/hello").text == "2", "the next edit is served")
+
+    assert failed == 1
+    assert value(samples(busy), *counted, outcome="ok") == 1
 
 
 def test_metrics_while_a_call_runs(site: Site, tmp_path: Path) -> None:
@@ -441,7 +465,7 @@ def test_metrics_while_a_call_runs(site: Site, tmp_path: Path) -> None:
     (tmp_path / "go").touch()
 
     assert call.text() == "done"
-    assert found["spaces_workers", "demo", "slow", "busy"] == 1
+    assert value(found, "workers", "slow", state="busy") == 1
 
 
 # Overload.
@@ -469,9 +493,10 @@ def test_a_full_queue(site: Site, engine: str, tmp_path: Path) -> None:
 
 def test_a_deadline(site: Site, engine: str, tmp_path: Path) -> None:
     """A call that takes too long is answered 504 in the envelope, and the next one is fine."""
-    site.write("spaces.toml", '[defaults]\ntimeout = "300ms"\n')
+    site.write("spaces.toml", '[defaults]\ntimeout = "1s"\nmin_workers = 1\n')
     site.write("demo/slow.py", SLOW)
     host = site.start(engine=engine)
+    eventually(lambda: host.status("demo/slow")["workers"] == 1, "a worker is there")
     late = host.call("demo/slow", f"?folder={tmp_path}")
     (tmp_path / "go").touch()
 

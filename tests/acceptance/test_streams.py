@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import httpx2

@@ -70,13 +70,8 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-@pytest.fixture
-def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules that look at the clock look at the loop's."""
-    patch_clock(monkeypatch)
-
-
-def patch_clock(patch: pytest.MonkeyPatch) -> None:
+def jump_clocks(patch: pytest.MonkeyPatch) -> None:
+    """Let the modules that look at the clock look at the loop's."""
     for module in (exchange_module, generation_module, pool_module):
         patch.setattr(module, "monotonic", loop_time)
 
@@ -105,6 +100,7 @@ class SimulatedWorker:
         self.queue: socket.socket | None = queue[0] if queue else None
         self.channel.setblocking(False)
         self.running: dict[int, wire.CallFrame] = {}  # by stream
+        self.streaming: set[int] = set()  # of those that run, the ones that have sent a head
         self.begun: list[int] = []  # call ids, in order
         self.heard: list[tuple[int, int, bytes]] = []  # frames from the host but CALLs: kind, stream, payload
         self.alive = True
@@ -150,6 +146,7 @@ class SimulatedWorker:
 
     def head(self, stream: int) -> SimulatedWorker:
         """The head of a stream."""
+        self.streaming.add(stream)
         return self.send(wire.result_frame(stream, 200, 0, b"", flags=0))
 
     def chunk(self, stream: int, data: bytes) -> SimulatedWorker:
@@ -159,9 +156,11 @@ class SimulatedWorker:
         """The end of a stream."""
         self._finish(stream, lambda of: wire.frame(wire.END, of))
 
-    def refuse(self, stream: int | None = None, payload: bytes | None = None) -> None:
-        """An ERROR: the call's data were unfit."""
-        said = payload or b'{"status": 422, "code": "invalid_data", "message": "unfit", "details": {}}'
+    def refuse(self, stream: int | None = None) -> None:
+        """An ERROR: the call's data were unfit, or the handler raised within its stream."""
+        unfit = b'{"status": 422, "code": "invalid_data", "message": "unfit", "details": {}}'
+        raised = b'{"error": {"status": 500, "message": "boom"}}'
+        said = raised if stream in self.streaming else unfit
         self._finish(stream, lambda of: wire.frame(wire.ERROR, of, said))
 
     def send(self, data: bytes) -> SimulatedWorker:
@@ -174,14 +173,14 @@ class SimulatedWorker:
 
     def die(self, code: int | None, *, reason: str | None = None) -> None:
         """The process ends: its sockets close, then the host is told."""
-        if not self.alive:
-            return
         self.hang_up()
-        self.alive = False
         self.process.finished(code, reason)
 
     def hang_up(self) -> None:
-        """Close the sockets."""
+        """Close the sockets, which is the end of what it can do."""
+        self.alive = False
+        if self.channel.fileno() < 0:
+            return
         self._loop.remove_reader(self.channel)
         self.channel.close()
         if self.queue is not None:
@@ -191,6 +190,7 @@ class SimulatedWorker:
         if stream is None:
             (stream,) = self.running
         del self.running[stream]
+        self.streaming.discard(stream)
         self.send(last(stream))
         self._end_if_told()
 
@@ -282,10 +282,6 @@ def function(**settings: Any) -> Function:
     )
 
 
-class Client(asyncio.Task[Any]):
-    """Whoever made a call: its outcome is a Result, a streamed body, or the HostError it ended in."""
-
-
 class Stage:
     """One function's pool, and everything around it."""
 
@@ -315,9 +311,7 @@ class Stage:
         zygote = SimulatedZygote()
         self.zygotes.append(zygote)
         loaded = Loaded(kind=kind or self.kind, takes=("data",), extras={}, import_seconds=0.0, unsafe=None)
-        snapshot = Snapshot(
-            "demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset()
-        )
+        snapshot = Snapshot("demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset())
         return Generation(self.pool.function, snapshot, zygote, loaded)  # type: ignore[arg-type]
 
     def swap(self, kind: str | None = None) -> Generation:
@@ -335,7 +329,8 @@ class Stage:
         return self.workers[number]
 
     def lease(self, **fields: Any) -> Exchange:
-        """A new call's exchange."""
+        """A new call's exchange; no two are accepted at the same moment."""
+        self.loop.clock.now += 1e-6
         number = self.ids.next()
         return self.pool.lease(Call(id=number, label=str(number), space="demo", name="stock", **fields))
 

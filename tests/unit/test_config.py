@@ -228,9 +228,7 @@ def test_variables_are_merged_name_by_name(root: Root, table: str) -> None:
     assert getattr(config.defaults, table) == {"A": "default", "B": "default", "C": "default"}
 
 
-@pytest.mark.parametrize(
-    ("key", "word"), [("memory", "none"), ("methods", "any"), ("max_path_levels", "none")]
-)
+@pytest.mark.parametrize(("key", "word"), [("memory", "none"), ("methods", "any"), ("max_path_levels", "none")])
 def test_a_word_takes_back_what_an_outer_table_set(root: Root, key: str, word: str) -> None:
     """What has no limit by default can have none again."""
     limit = {"memory": "1048576", "methods": '["GET"]', "max_path_levels": "3"}[key]
@@ -521,9 +519,7 @@ def test_all_problems_are_reported_in_the_order_of_their_lines(root: Root) -> No
 
 def test_a_bound_that_is_wrong_outside_is_reported_there_only(root: Root) -> None:
     """Spaces and functions that inherit the mistake are not blamed for it."""
-    (problem,) = root.problems(
-        "[defaults]\nmin_workers = 99\n[spaces.a]\ntimeout = 1\n[spaces.a.functions.b]"
-    )
+    (problem,) = root.problems("[defaults]\nmin_workers = 99\n[spaces.a]\ntimeout = 1\n[spaces.a.functions.b]")
     assert problem.startswith("spaces.toml:2: ")
 
 

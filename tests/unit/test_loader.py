@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from runtime import config as configuration
 from runtime import loader as module_under_test
 from runtime import snapshots, watcher
-from runtime.loader import Catalog, Found, Loader
+from runtime.loader import Catalog, Loader
+from runtime.search import Found
 
 HANDLE = "def handle(data): ...\n"
 

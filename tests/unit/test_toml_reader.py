@@ -92,9 +92,7 @@ def test_a_size_is_a_whole_number_of_its_unit(count: int, unit: str, space: str)
     assert toml_reader.size(count) == count
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("1.5GiB", 3 * 2**29), ("0.1KiB", 102), ("1.0001KB", 1000), ("0B", 0)]
-)
+@pytest.mark.parametrize(("text", "size"), [("1.5GiB", 3 * 2**29), ("0.1KiB", 102), ("1.0001KB", 1000), ("0B", 0)])
 def test_a_size_may_have_decimals(text: str, size: int) -> None:
     """A part of a byte is left off."""
     assert toml_reader.size(text) == size
@@ -155,9 +153,7 @@ def test_what_is_no_list_of_methods(raw: Any) -> None:
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @settings(deadline=None)
-@given(
-    raw=st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5) | st.times()
-)
+@given(raw=st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5) | st.times())
 def test_a_reader_gives_a_value_or_a_reason(reader: Callable[[Any], Any], raw: Any) -> None:
     """No raw value makes a reader fail in another way, and what it says of one is a single line."""
     reason = ""

@@ -50,7 +50,7 @@ def test_every_field_as_attribute_and_key() -> None:
         "path": "/a",
         "raw_path": "/a",
         "query": {"a": "1"},
-        "headers": {"host": "h"},
+        "headers": {"host": "h", "content-length": "2"},
         "body": b"hi",
         "deadline": 1700000000.5,
         "attempt": 1,
@@ -175,3 +175,9 @@ def test_calls_compare_by_identity() -> None:
     one, other = call(), call()
     assert one != other
     assert len({one, other, one}) == 2
+
+
+def test_a_body_of_unannounced_length_has_one_in_the_headers() -> None:
+    """What came in chunks has a length by now; an empty body needs none."""
+    assert call(headers=b"host\0h", body=b"hello").headers["content-length"] == "5"
+    assert "content-length" not in call(headers=b"host\0h").headers

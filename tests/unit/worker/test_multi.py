@@ -163,3 +163,8 @@ def test_charset() -> None:
     assert charset_of(b"text/plain; Charset=ISO-8859-1") == "ISO-8859-1"
     assert charset_of(b'text/plain; charset="utf-16"') == "utf-16"
     assert charset_of(b"text/plain") == charset_of(b"") == charset_of(b"text/plain; charset=") == "utf-8"
+
+
+def test_blanks_around_header_values_are_no_part_of_them() -> None:
+    """Also where the HTTP parser has left them there."""
+    assert header_pairs(b"a\0one \0b\0in the middle\t\0c\0") == [("a", "one"), ("b", "in the middle"), ("c", "")]

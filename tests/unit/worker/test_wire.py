@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from runtime.exchange import GRANT
 from runtime.worker import wire
 from runtime.worker.wire import ProtocolError, Reader
 
@@ -285,3 +286,101 @@ def test_the_bytes_of_every_frame() -> None:
         u32(10 + 3 + 2) + b"\4\3\0\0" + u32(3) + u16(201) + u32(5) + u32(3) + b"a\0b" + b"hi"
     )
     assert wire.READY_HEAD.pack(wire.VERSION, 77) == u16(1) + u32(77)
+
+
+# What docs/reference/wire.md says.
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one."""
+    _, _, below = PAGE.read_text().partition(f"# {title}\n")
+    assert below, f"no section {title}"
+    return below.partition("\n#")[0]
+
+
+def rows(text: str, columns: str) -> list[list[str]]:
+    """The cells of the table with this head."""
+    lines = iter(text.splitlines())
+    assert any(line.replace(" ", "") == columns.replace(" ", "") for line in lines), f"no table {columns}"
+    next(lines)
+    table = takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
+
+
+def said_of(title: str, data: bytes) -> dict[str, int | bytes]:
+    """What a reader of the page would find in `data`: fields with a size as numbers, the rest as bytes."""
+    found: dict[str, int | bytes] = {}
+    end = 0
+    for offset, size, field in rows(section(title), "| offset | size | field |"):
+        if size:
+            assert int(offset) == end, f"{field}: there is a gap before it"
+            end += int(size)
+            found[field] = int.from_bytes(data[int(offset) : end], "little")
+        elif offset:
+            assert int(offset) == end
+            found["the rest"] = data[end:]
+    return found
+
+
+def test_the_page_describes_the_prefix() -> None:
+    """Sizes and order of its fields, and the longest payload."""
+    fields = said_of("Frames", wire.frame(wire.CHUNK, 0x01020304, b"abc", flags=9)[: wire.PREFIX_SIZE])
+    length, kind, flags, zero, stream = fields
+
+    assert list(fields.values()) == [3, wire.CHUNK, 9, 0, 0x01020304]
+    assert (length.partition(",")[0], kind, flags, zero) == ("length of the payload", "kind", "flags", "0")
+    assert f"{wire.MAX_PAYLOAD:,}" in length
+    assert stream.startswith("stream:")
+
+
+def test_the_page_describes_the_head_of_a_call() -> None:
+    """Sizes and order of its fields, and what they count."""
+    data = payload_of(call(method=b"1", path=b"22", query=b"333", headers=b"4444", body=b"55555", body_length=5))
+
+    assert said_of("CALL", data) == {
+        "call id": 7,
+        "deadline, a double: seconds since the epoch": int.from_bytes(struct.pack("<d", 1.5), "little"),
+        "attempt": 1,
+        "length of the method": 1,
+        "length of the path": 2,
+        "length of the query": 3,
+        "length of the headers": 4,
+        "length of the body": 5,
+        "the rest": b"122333444455555",
+    }
+    assert f"{wire.MAX_CALL:,} bytes" in section("CALL")
+    assert f"at most {wire.INLINE:,} bytes" in section("CALL")
+    assert f"frames of at most {wire.PIECE:,} bytes" in section("CALL")
+
+
+def test_the_page_describes_the_head_of_a_result() -> None:
+    """Sizes and order of its fields."""
+    data = payload_of(wire.result_frame(1, 201, 5, b"a\0b", b"body"))
+
+    assert said_of("RESULT", data) == {
+        "status, 200 to 599": 201,
+        "microseconds in the handler": 5,
+        "length of the headers": 3,
+        "the rest": b"a\0bbody",
+    }
+
+
+def test_the_page_describes_the_head_of_a_worker() -> None:
+    """Sizes and order of its fields."""
+    assert said_of("READY", wire.READY_HEAD.pack(wire.VERSION, 77)) == {f"version: {wire.VERSION}": 1, "pid": 77}
+
+
+def test_the_page_names_every_kind_and_flag() -> None:
+    """With its number."""
+    kinds = rows(section("Frames"), "| kind | | from | payload |")
+    flags = rows(section("Frames"), "| flag | value | on | |")
+
+    assert {int(number): name for number, name, _, _ in kinds} == {getattr(wire, name): name for _, name, _, _ in kinds}
+    assert {int(number) for number, _, _, _ in kinds} == wire.KINDS
+    assert [(name, int(value)) for name, value, _, _ in flags] == [("LAST", wire.LAST), ("FAILED", wire.FAILED)]
+
+
+def test_the_page_says_how_much_may_be_sent() -> None:
+    """The window, and the amounts in which it is granted again."""
+    assert f"{wire.WINDOW:,} bytes" in section("CREDIT")
+    assert f"at least {GRANT:,} at a time" in section("CREDIT")

@@ -1,0 +1,502 @@
+"""A real base zygote, with this test in the place of the host: loads, forks, reports, and clears up."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.worker import wire
+from runtime.worker.output import STACK_SIGNAL
+
+MAIN = Path(__file__).parents[3] / "runtime/worker/__main__.py"
+PATIENCE = 20.0
+
+
+def hear(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The next message of a zygote, and the descriptors beside it; an empty one at the end."""
+    sock.settimeout(PATIENCE)
+    try:
+        data, fds, _, _ = socket.recv_fds(sock, 262144, 8)
+    except ConnectionResetError:
+        data, fds = b"", []
+    return (json.loads(data) if data else {}), fds
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def gone(pid: int) -> bool:
+    """Wait for the end of a process."""
+    give_up = time.monotonic() + PATIENCE
+    while alive(pid):
+        assert time.monotonic() < give_up, f"{pid} lives on"
+        time.sleep(0.002)
+    return True
+
+
+class Forked:
+    """A process below the zygote: a function zygote or a worker."""
+
+    def __init__(self, pid: int, pidfd: int, faults: int, sockets: list[socket.socket]) -> None:
+        self.pid = pid
+        self.faults = faults
+        self.sockets = sockets
+        self._pidfd = pidfd
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+        os.close(self._pidfd)
+        os.close(self.faults)
+
+    def frames(self, count: int) -> list[tuple[int, int, int, bytes]]:
+        """So many frames of its channel."""
+        reader, found = wire.Reader(), []
+        self.sockets[0].settimeout(PATIENCE)
+        while len(found) < count:
+            data = self.sockets[0].recv(65536)
+            assert data, f"the channel closed after {found}"
+            found += reader.feed(data)
+        return found
+
+    def call(self, path: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of a call."""
+        frame = wire.call_frame(1, 1, time.time() + 60, 1, b"GET", path, b"", b"", 0, b"")
+        self.sockets[-1].send(frame)
+        for kind, _, _, payload in self.frames(1):
+            assert kind == wire.RESULT, payload
+            status, _, _, body = wire.parse_result(payload)
+        return status, body
+
+
+class Base:
+    """The base zygote, and what it forked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(MAIN), str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+            )
+        self.output, self.write_end = os.pipe()
+        self._forked: list[Forked] = []
+        message, _ = hear(self.control)
+        assert message == {"op": "ready", "pid": self.process.pid}
+
+    def spec(self, source: str, **settings: Any) -> int:
+        """What the host writes of a function whose file is this."""
+        path = self.folder / "f.py"
+        path.write_text(textwrap.dedent(source))
+        spec = {
+            "space": "s", "name": "f", "function_id": 1, "entry": "functions.s.f", "folder": str(self.folder),
+            "search": [str(self.folder)],
+            "modules": [["functions.s.f", str(path), path.read_bytes().decode("latin-1"), False, False]],
+            "env": {"KEY": "value"}, "secrets": {}, "memory": None, "open_files": 256, "fork": "auto",
+            "concurrency": 4, "max_body": 1000, "max_response": 1000, "debug": False,
+        }  # fmt: skip
+        fd = os.memfd_create("spec")
+        os.write(fd, json.dumps({**spec, **settings}).encode())
+        return fd
+
+    def ask(self, control: socket.socket, op: str, fds: list[int], sockets: list[socket.socket]) -> Forked:
+        """Have a process forked that gets these descriptors, and one for its stack."""
+        faults = os.memfd_create("faults")
+        socket.send_fds(control, [json.dumps({"op": op, "id": 5}).encode()], [*fds, faults])
+        message, received = hear(control)
+        assert message["op"] == "forked"
+        assert message["id"] == 5
+        forked = Forked(message["pid"], received[0], faults, sockets)
+        self._forked.append(forked)
+        return forked
+
+    def load(self, source: str, **settings: Any) -> Forked:
+        """A function zygote; `sockets[0]` is its control socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        spec = self.spec(source, **settings)
+        with theirs:
+            forked = self.ask(self.control, "load", [spec, self.write_end, theirs.fileno()], [ours])
+        os.close(spec)
+        return forked
+
+    def worker(self, zygote: Forked, channels: int = 2) -> Forked:
+        """A worker of a function zygote; `sockets` are its channel and, for sync ones, its queue."""
+        pairs = [socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)][:channels]
+        forked = self.ask(
+            zygote.sockets[0], "fork", [theirs.fileno() for _, theirs in pairs], [ours for ours, _ in pairs]
+        )
+        for _, theirs in pairs:
+            theirs.close()
+        return forked
+
+    def printed(self) -> bytes:
+        """What is in the pipe by now."""
+        if not select.select([self.output], [], [], 0)[0]:
+            return b""
+        return os.read(self.output, 65536)
+
+    def close(self) -> None:
+        self.control.close()
+        self.process.wait(timeout=PATIENCE)
+        for forked in self._forked:
+            forked.close()
+        os.close(self.output)
+        os.close(self.write_end)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[Base]:
+    """A base zygote; it and all below it must end when its control socket closes."""
+    started = Base(tmp_path)
+    yield started
+    pids = [forked.pid for forked in started._forked]
+    started.close()
+    assert started.process.returncode == 0
+    assert not any(map(alive, pids))
+
+
+PLAIN = "import os\ndef handle(data):\n    return os.getpid()\n"
+
+
+def ready(zygote: Forked) -> dict[str, Any]:
+    """What a function zygote says of its import."""
+    return hear(zygote.sockets[0])[0]
+
+
+def test_a_function_is_loaded_and_forked(base: Base) -> None:
+    """It says what it found; each worker says that it is ready, takes calls, and ends when its queue closes."""
+    zygote = base.load(PLAIN)
+    said = ready(zygote)
+    assert (said["op"], said["kind"], said["takes"], said["unsafe"]) == ("ready", "sync", ["data"], None)
+
+    first, second = base.worker(zygote), base.worker(zygote)
+    for worker in (first, second):
+        [(kind, _, stream, payload)] = worker.frames(1)
+        assert (kind, stream) == (wire.READY, 0)
+        assert wire.READY_HEAD.unpack(payload) == (wire.VERSION, worker.pid)
+        assert worker.call() == (200, str(worker.pid).encode())
+
+    first.sockets[1].close()
+    assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": first.pid, "code": 0}
+    assert second.call() == (200, str(second.pid).encode())
+
+
+def test_an_async_function(base: Base) -> None:
+    """Its workers have one socket."""
+    zygote = base.load("import os\nasync def handle(data):\n    return os.getpid()\n")
+    assert ready(zygote)["kind"] == "async"
+
+    worker = base.worker(zygote, channels=1)
+    assert worker.frames(1)[0][0] == wire.READY
+    assert worker.call() == (200, str(worker.pid).encode())
+    worker.sockets[0].close()
+
+    assert hear(zygote.sockets[0])[0]["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "line"),
+    [
+        ("1 / 0\n", "ZeroDivisionError: division by zero", 1),
+        ("def handle(:\n", "SyntaxError: invalid syntax", 1),
+        ("x = 1\n", "there is no `handle`", None),
+        ("def handle(data, other): pass\n", "takes `other`", None),
+        ("raise SystemExit('told to')\n", "SystemExit: told to", 1),
+        ("class E(Exception):\n    def __str__(self): return 1\nraise E\n", "E: <exception str() failed>", 3),
+        ("raise ValueError('\\udc80\\U0001f600' * 30000)\n", "ValueError: \\udc80", 1),
+    ],
+)
+def test_an_import_that_fails_is_reported(base: Base, source: str, message: str, line: int | None) -> None:
+    """With the reason, the file and the line; then the process ends."""
+    zygote = base.load(source)
+
+    said = ready(zygote)
+
+    assert said["op"] == "failed"
+    assert message in said["message"]
+    assert said["line"] == line
+    assert said["file"] == (str(base.folder / "f.py") if line else None)
+    said["traceback"].encode()
+    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": 1}
+
+
+def test_a_child_that_the_import_forks_is_not_a_second_zygote(base: Base) -> None:
+    """It ends where the import does, whether that raises or not."""
+    zygote = base.load(f"import os\nif os.fork() == 0: raise ValueError\nos.wait()\nos.fork()\n{PLAIN}")
+
+    assert ready(zygote)["op"] == "ready"
+    workers = [base.worker(zygote) for _ in range(3)]
+    assert [worker.call()[0] for worker in workers if worker.frames(1)] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), name='t').start()\n", "threads running (t)"),
+        ("import socket\nkept = socket.socketpair()\n", "left sockets open"),
+        ("import asyncio\nloop = asyncio.new_event_loop()\n", "left sockets open"),
+        ("import threading\nt = threading.Thread(target=int)\nt.start()\nt.join()\n", None),
+        ("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n", None),
+    ],
+)  # fmt: skip
+def test_whether_forking_is_safe(base: Base, source: str, reason: str | None) -> None:
+    """Not with other threads, nor with sockets that workers would share."""
+    unsafe = ready(base.load(source + PLAIN))["unsafe"]
+
+    assert unsafe is None if reason is None else reason in unsafe
+
+
+def test_the_setting_wins(base: Base) -> None:
+    """`fork = "always"` does not even look."""
+    zygote = base.load("import socket\nkept = socket.socketpair()\n" + PLAIN, fork="always")
+
+    assert ready(zygote)["unsafe"] is None
+
+
+def test_a_fresh_worker(base: Base) -> None:
+    """Forked from the base zygote, with an import of its own."""
+    pairs = [socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+    spec = base.spec("import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,)).start()\n" + PLAIN)
+    fds = [spec, base.write_end, *(theirs.fileno() for _, theirs in pairs)]
+    worker = base.ask(base.control, "fresh", fds, [ours for ours, _ in pairs])
+    os.close(spec)
+    for _, theirs in pairs:
+        theirs.close()
+
+    assert worker.frames(1)[0][0] == wire.READY
+    assert worker.call() == (200, str(worker.pid).encode())
+
+
+def test_it_says_why_it_cannot_fork(base: Base) -> None:
+    """The host is told; the zygote goes on."""
+    import_and_limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
+    zygote = base.load(import_and_limit + "import os\nkept = [os.dup(1) for _ in range(3)]\n" + PLAIN)
+    assert ready(zygote)["op"] == "ready"
+
+    socket.send_fds(zygote.sockets[0], [b'{"op": "fork", "id": 9}'], [])
+    message, fds = hear(zygote.sockets[0])
+
+    assert message["op"] in ("forked", "fork_failed", "exited")
+    for fd in fds:
+        os.close(fd)
+
+
+def test_how_workers_end_is_reported(base: Base) -> None:
+    """Their exit status, or the signal, negative."""
+    zygote = base.load("import os\ndef handle(req):\n    os._exit(3)\n")
+    ready(zygote)
+    exits, killed = base.worker(zygote), base.worker(zygote)
+    for worker in (exits, killed):
+        worker.frames(1)
+
+    exits.sockets[1].send(wire.call_frame(1, 1, 0.0, 1, b"GET", b"", b"", b"", 0, b""))
+    assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": exits.pid, "code": 3}
+    os.kill(killed.pid, signal.SIGKILL)
+    assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": killed.pid, "code": -9}
+
+
+CHILDREN = """
+    import os, subprocess, time
+
+    def handle(data):
+        found = []
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                child = subprocess.Popen(["sleep", "100000"])
+                os.write(writer, f"{os.getpid()} {child.pid}".encode())
+                time.sleep(1e6)
+            os._exit(0)
+        return os.read(reader, 100).decode()
+"""
+
+
+def test_what_a_worker_leaves_behind_is_ended(base: Base) -> None:
+    """Its children and theirs; the children that the import started stay."""
+    zygote = base.load("import subprocess\nkept = subprocess.Popen(['sleep', '100000'])\n" + textwrap.dedent(CHILDREN))
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+    status, body = worker.call()
+    assert status == 200
+    children = [int(pid) for pid in body.split()]
+    assert all(map(alive, children))
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    assert all(map(gone, children))
+    assert hear(zygote.sockets[0])[0]["code"] == -9
+    left = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+    assert len(left) == 1
+
+
+def test_what_a_zygote_leaves_behind_is_ended(base: Base) -> None:
+    """Its workers, their children, and what the import started; the base zygote goes on."""
+    zygote = base.load("import subprocess\nkept = subprocess.Popen(['sleep', '100000'])\n" + textwrap.dedent(CHILDREN))
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+    children = [int(pid) for pid in worker.call()[1].split()]
+    kept = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+
+    os.kill(zygote.pid, signal.SIGKILL)
+
+    assert all(map(gone, [worker.pid, *children, *map(int, kept)]))
+    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": -9}
+    assert ready(base.load(PLAIN))["op"] == "ready"
+
+
+def test_everything_ends_when_the_control_socket_closes(base: Base) -> None:
+    """Of a function zygote: its workers, spinning or not, with what they forked."""
+    zygote = base.load("def handle(data):\n    while True: pass\n")
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+    worker.sockets[1].send(wire.call_frame(1, 1, 0.0, 1, b"GET", b"", b"", b"", 0, b""))
+
+    zygote.sockets[0].close()
+
+    assert gone(worker.pid)
+    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": 0}
+
+
+def test_each_process_leads_a_group(base: Base) -> None:
+    """So that a signal that a handler sends to its group reaches no other function."""
+    zygote = base.load(PLAIN)
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+
+    assert os.getpgid(zygote.pid) == zygote.pid
+    assert os.getpgid(worker.pid) == worker.pid
+
+
+def test_the_environment_of_a_function(base: Base) -> None:
+    """Its own variables and nothing else, its folder, the usual limit of open files."""
+    zygote = base.load(
+        "import os, resource\n"
+        "def handle(data):\n"
+        "    return [dict(os.environ), os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]]\n"
+    )
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+
+    environ, folder, files = json.loads(worker.call()[1])
+
+    assert environ == {"KEY": "value"}
+    assert (folder, files) == (str(base.folder), 256)
+
+
+def test_output_goes_to_the_pipe_until_there_is_a_channel(base: Base) -> None:
+    """What the import prints, and what C code and children print at any time."""
+    zygote = base.load(f"import os\nprint('by the import')\nos.system('echo by its child')\n{PLAIN}")
+    ready(zygote)
+
+    assert base.printed() == b"by the import\nby its child\n"
+
+
+def test_standard_descriptors_closed_by_an_import_are_not_used_for_anything(base: Base) -> None:
+    """A worker's channel must never be file descriptor 1."""
+    zygote = base.load("import os\nos.closerange(0, 3)\n" + "def handle(data):\n    return os.write(1, b'x' * 100)\n")
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+
+    assert worker.call() == (200, b"100")
+    assert os.readlink(f"/proc/{worker.pid}/fd/1") == "/dev/null"
+
+
+def test_a_handler_of_sigchld_is_for_the_workers(base: Base) -> None:
+    """The zygote itself goes by the default; a worker finds what the import set."""
+    zygote = base.load(
+        "import signal\nsignal.signal(signal.SIGCHLD, print)\n"
+        "def handle(data):\n    return signal.getsignal(signal.SIGCHLD) is print\n"
+    )
+    ready(zygote)
+    worker = base.worker(zygote)
+    worker.frames(1)
+
+    assert worker.call() == (200, b"true")
+    os.kill(worker.pid, signal.SIGKILL)
+    assert hear(zygote.sockets[0])[0]["code"] == -9
+
+
+def test_timers_of_an_import_do_not_go_off_in_its_zygote(base: Base) -> None:
+    """They would end it, or raise in our code."""
+    zygote = base.load(f"import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.05)\n{PLAIN}")
+    ready(zygote)
+    time.sleep(0.1)
+
+    worker = base.worker(zygote)
+
+    assert worker.frames(1)[0][0] == wire.READY
+
+
+def test_where_a_process_is_can_be_asked(base: Base) -> None:
+    """It writes its stack to the descriptor that it was given, whatever it is doing."""
+    zygote = base.load("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass\n")
+    worker_of_it = zygote
+    give_up = time.monotonic() + PATIENCE
+    other = base.load("def handle(data):\n    while True: pass  # here\n")
+    ready(other)
+    worker = base.worker(other)
+    worker.frames(1)
+    worker.sockets[1].send(wire.call_frame(1, 1, 0.0, 1, b"GET", b"", b"", b"", 0, b""))
+
+    text = b""
+    while b"f.py" not in text:
+        os.kill(worker.pid, STACK_SIGNAL)
+        time.sleep(0.01)
+        text = os.pread(worker.faults, 65536, 0)
+        assert time.monotonic() < give_up
+    assert b'f.py", line 2 in handle' in text
+    assert os.fstat(worker_of_it.faults).st_size == 0
+
+
+def test_descriptors_do_not_pile_up(base: Base) -> None:
+    """A zygote keeps one for each process that it has, and none for those that it had."""
+    zygote = base.load(PLAIN)
+    ready(zygote)
+
+    def count() -> int:
+        return len(os.listdir(f"/proc/{zygote.pid}/fd"))
+
+    before = count()
+    for _ in range(5):
+        worker = base.worker(zygote)
+        worker.frames(1)
+        os.kill(worker.pid, signal.SIGKILL)
+        assert hear(zygote.sockets[0])[0]["pid"] == worker.pid
+
+    assert count() == before
+
+
+def test_messages_are_short_and_whole() -> None:
+    """What is not ASCII is not escaped, what is not Unicode is."""
+    from runtime.worker.zygote import encode
+
+    message = {"message": "\U0001f600" * 10 + "\udc80"}
+
+    assert len(encode(message)) < 70
+    assert json.loads(encode(message)) == message
+    assert array.array("i").itemsize == 4
