@@ -17,7 +17,7 @@ import anyio
 
 from .calls import Result
 from .channel import CallQueue, Channel
-from .errors import HostError, StartFailed, WorkerDied
+from .errors import HostError, LoadFailed, StartFailed, WorkerDied
 from .exchange import Exchange
 from .process import Process
 from .registry import Function
@@ -88,12 +88,15 @@ class Generation:
         debug: bool,
     ) -> Generation:
         """Import the sources in a process of their own; LoadFailed when that does not work."""
-        zygote = Zygote(spawner, specification(function, snapshot, debug=debug), on_line)
         try:
-            loaded = await zygote.load(function.settings.load_timeout)
-        except BaseException:
-            zygote.close()
-            raise
+            zygote = Zygote(spawner, specification(function, snapshot, debug=debug), on_line)
+            try:
+                loaded = await zygote.load(function.settings.load_timeout)
+            except BaseException:
+                zygote.close()
+                raise
+        except OSError as error:
+            raise LoadFailed(f"no process could be started to import it: {error}") from error
         return cls(function, snapshot, zygote, loaded)
 
     @property
@@ -152,7 +155,11 @@ class Worker:
         self.channel = Channel(ours, self, loop, queue)
         with theirs:
             sockets = (theirs,) if queue is None else (theirs, queue.theirs)
-            self.process: Process = generation.zygote.fork(sockets, fresh=generation.fresh)
+            try:
+                self.process: Process = generation.zygote.fork(sockets, fresh=generation.fresh)
+            except OSError:
+                self.channel.close()
+                raise
         generation.workers.add(self)
         self.process.on_end(self._ended)
 

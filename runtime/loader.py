@@ -70,7 +70,7 @@ class Loader:
                 time.sleep(LOOK)
                 self._look({space for space, _ in lost})
                 lost -= self._functions()
-            self._links.keep({*self._spaces, *self._functions()})
+            self._links.keep({"", *self._spaces, *self._functions()})
             self._links.note("", links.above(str(self._config.file)) | links.above(str(self._config.functions_dir)))
             self._aim()
             return self._catalog()

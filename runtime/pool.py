@@ -8,6 +8,7 @@ first come, first served.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
@@ -33,15 +34,18 @@ from .generation import Generation, Worker, is_long
 from .registry import Function
 from .telemetry import FunctionStats
 
-AHEAD = 0.0005  # seconds of work that a sync worker may have before it
-MAX_DEPTH = 16  # calls in a sync worker, begun or not, at most
+AHEAD = 0.001  # seconds of work that a sync worker may have before it
+MAX_DEPTH = 64  # calls in a sync worker, begun or not, at most
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
 MAX_METHOD = 255  # bytes
+RECLAIM_AFTER = 0.02  # seconds after which a call is too long for others to wait behind it
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
 RESPITE = 1.0  # seconds until a warm worker that died is replaced, as those that die at once would be for ever
 STALLED = 60.0  # seconds that a client may leave a stream unread
 RETRY_AFTER = {"Retry-After": "1"}
+
+log = logging.getLogger("spaces.pool")
 
 OnOutput = Callable[[Function, "Exchange | None", int, str], None]
 
@@ -72,7 +76,7 @@ class Pool:
         self._on_output = on_output
         self._free: list[Worker] = []  # workers with a place, the most recently used last
         self._hot: Worker | None = None  # the sync worker that answered last
-        self._pace = 1.0  # seconds that a call has taken lately
+        self._pace = AHEAD  # seconds that a call has taken lately
         self._depth = 1  # calls that a sync worker is given before it has answered the first
         self._tick: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
@@ -146,13 +150,13 @@ class Pool:
         for worker in self.workers:
             if worker.busy > 1 and not worker.generation.is_async:
                 self._tick_soon()
-                if worker.running_for > GROW_AFTER:
+                if worker.running_for > RECLAIM_AFTER:
                     self._reclaim(worker)
         late = monotonic() - GROW_AFTER
         if self.current is not None and self.current.alive and self._grown_at <= late:
             missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
-            room = self.function.settings.max_workers - len(self.current.workers)
-            for _ in range(min(missing, room)):
+            workers = len(self.current.workers)  # twice as many at most: the next look is soon
+            for _ in range(min(missing, workers or 1, self.function.settings.max_workers - workers)):
                 self._add_worker()
         self._serve_waiting()
 
@@ -160,7 +164,7 @@ class Pool:
         """The calls that a worker has not begun wait for another one."""
         taken = worker.take_back()
         self._wait_again(taken)
-        self._pace, self._depth = 1.0, 1
+        self._pace, self._depth = AHEAD, 1
         if not taken or worker.busy:
             return
         if worker.leaving or is_long(taken[0]):
@@ -175,7 +179,13 @@ class Pool:
 
     def _add_worker(self) -> None:
         assert self.current is not None
-        worker = Worker(self.current, self, self._loop)
+        try:
+            worker = Worker(self.current, self, self._loop)
+        except OSError as error:  # the host may open no more files, most likely
+            log.error("no worker of %s can be started: %s", self.function.label, error)
+            if not self.current.workers:
+                self.refuse_waiting(StartFailed(f"no process could be started: {error}"))
+            return
         if not worker.is_gone:
             self._grown_at = monotonic()
             self.stats.cold_starts += 1
@@ -191,7 +201,7 @@ class Pool:
         self._free.clear()
         self._hot = None
         if generation.is_async:  # its workers are given `concurrency` calls, whatever those before were given
-            self._pace, self._depth = 1.0, 1
+            self._pace, self._depth = AHEAD, 1
         if before is not None:
             before.retire()
             for worker in tuple(before.workers):
@@ -413,7 +423,7 @@ class Pool:
             return
         if not current.alive:
             self._need_generation(self)
-        while current.alive and len(current.workers) < least:
+        for _ in range(least - len(current.workers) if current.alive else 0):
             self._add_worker()
 
     def printed(self, exchange: Exchange | None, level: int, text: str) -> None:

@@ -51,7 +51,7 @@ class Control:
         """Send in order, at once where the socket takes it; the descriptors are duplicated by then."""
         if self.closed:
             return
-        self._unsent.append((json.dumps(message).encode(), tuple(os.dup(fd) for fd in fds)))
+        self._unsent.append((json.dumps(message).encode(), _duplicates(fds)))
         if len(self._unsent) == 1:
             self._flush()
 
@@ -92,7 +92,8 @@ class Control:
             data, fds = b"", []
         try:
             if data:
-                self._on_message(json.loads(data), fds)
+                message: Message = json.loads(data)
+                self._on_message(dict(message), fds)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             # The handler's import runs where the other end is: what comes from there may be anything.
             log.error("a zygote broke the rules of its control socket: %r", error)
@@ -100,6 +101,18 @@ class Control:
         _close_all(fds)  # those that nobody took
         if not data:
             self.close()
+
+
+def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
+    """All of them, or OSError and none."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        _close_all(made)
+        raise
+    return tuple(made)
 
 
 def _close_all(fds: Sequence[int]) -> None:
@@ -195,28 +208,39 @@ class Family:
         self._last = 0
 
     def fork(self, control: Control, op: str, fds: Sequence[int]) -> Process:
-        """Ask the zygote for a process; the descriptors, and one for its stack dumps, become its own."""
+        """Ask the zygote for a process; the descriptors, and one for its stack dumps, become its own.
+
+        OSError when the host has no descriptors left for it.
+        """
         process = Process()
         if control.closed:
             process.finished(None, "its zygote ended")
             return process
         self._last += 1
         self._asked[self._last] = process
-        control.send({"op": op, "id": self._last}, (*fds, process.faults))
+        try:
+            control.send({"op": op, "id": self._last}, (*fds, process.faults))
+        except OSError as error:
+            self._asked.pop(self._last).finished(None, str(error))
+            raise
         return process
 
     def handle(self, message: Message, fds: list[int]) -> None:
         """A zygote's `forked`, `fork_failed` or `exited`."""
         match message["op"]:
             case "forked":
-                process = self._asked.pop(message["id"])
-                self._alive[message["pid"]] = process
-                process.started(message["pid"], fds.pop())
+                process, pid = self._asked.pop(message["id"]), int(message["pid"])
+                if fds:
+                    self._alive[pid] = process
+                    process.started(pid, fds.pop())
+                else:  # it ends by itself once its sockets close
+                    process.finished(None, "the host may open no more files")
             case "fork_failed":
                 failure = f"no process could be forked: {message['message']}"
                 self._asked.pop(message["id"]).finished(None, failure)
             case "exited":
-                self._alive.pop(message["pid"]).finished(message["code"])
+                if ended := self._alive.pop(message["pid"], None):
+                    ended.finished(int(message["code"]))
             case _:  # the base zygote's "ready"
                 pass
 

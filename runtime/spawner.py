@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
@@ -50,11 +50,23 @@ log = logging.getLogger("spaces.spawner")
 class Loaded(msgspec.Struct, frozen=True):
     """What a function zygote said of the handler it imported."""
 
-    kind: str
+    kind: Literal["sync", "async", "generator", "async_generator"]
     takes: tuple[str, ...]
     extras: Mapping[str, str]
     import_seconds: float
     unsafe: str | None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """Why a function zygote could not import its handler."""
+
+    message: str
+    file: str | None
+    line: int | None
+    traceback: str
+
+
+ANSWERS: dict[str, type[Loaded | Failed]] = {"ready": Loaded, "failed": Failed}
 
 
 def passed_environment(extra: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -194,15 +206,18 @@ class Zygote:
 
     def __init__(self, spawner: Spawner, spec: Mapping[str, Any], on_line: Callable[[str], None]) -> None:
         self._spawner = spawner
-        self._spec = os.memfd_create("spec")
-        os.write(self._spec, json.dumps(spec).encode())
         self._output = OutputPipe(on_line)
+        try:
+            self._spec = os.memfd_create("spec")
+        except OSError:
+            self._output.close()
+            raise
+        os.write(self._spec, json.dumps(spec).encode())
         self._family = Family()
         self._answered = asyncio.Event()
-        self._answer: Message = {}
+        self._answer: Loaded | Failed | None = None
         self._process: Process | None = None
         self._control: Control | None = None
-        self._fresh: set[Process] = set()
         self.closed = False
 
     async def load(self, timeout: float) -> Loaded:
@@ -211,6 +226,7 @@ class Zygote:
         self._control = Control(ours, self._on_message, self._on_close)
         with theirs:
             self._process = self._spawner.fork("load", (self._spec, self._output.write_end, theirs.fileno()))
+        self._process.on_end(self._answered.set)
         with anyio.move_on_after(timeout):
             await self._answered.wait()
         if not self._answered.is_set():
@@ -220,10 +236,9 @@ class Zygote:
                 f"the import did not finish within {timeout:g} s" + (f"; it was at {where}" if where else ""),
                 details={"traceback": stack},
             )
-        if self._answer.get("op") != "ready":
-            await self._raise_failure()
-        self._answer.pop("op")
-        return msgspec.convert(self._answer, Loaded)
+        if isinstance(self._answer, Loaded):
+            return self._answer
+        raise await self._failure()
 
     def fork(self, sockets: Sequence[socket.socket], *, fresh: bool) -> Process:
         """A worker on its sockets: forked from the imported handler, or (`fresh`) with an import of its own."""
@@ -255,22 +270,22 @@ class Zygote:
         """Whether it can fork."""
         return self._control is not None and not self._control.closed
 
-    async def _raise_failure(self) -> None:
+    async def _failure(self) -> LoadFailed:
         assert self._process is not None
-        if not self._answer:  # it closed its socket without a word
-            with anyio.move_on_after(1):
-                await self._process.ended.wait()
-            raise LoadFailed(f"importing it ended the process: {self._process.reason()}")
-        answer = self._answer
-        where = {"file": answer["file"], "line": answer["line"]} if answer["file"] else {}
-        raise LoadFailed(answer["message"], details={**where, "traceback": answer["traceback"]})
+        if isinstance(self._answer, Failed):
+            where = {"file": self._answer.file, "line": self._answer.line} if self._answer.file else {}
+            return LoadFailed(self._answer.message, details={**where, "traceback": self._answer.traceback})
+        with anyio.move_on_after(1):  # it closed its socket without a word
+            await self._process.ended.wait()
+        return LoadFailed(f"importing it ended the process: {self._process.reason()}")
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
-        if message["op"] in ("ready", "failed"):
-            self._answer = message
+        kind = ANSWERS.get(message["op"])
+        if kind is None:
+            self._family.handle(message, fds)
+        elif self._answer is None:
+            self._answer = msgspec.convert(message, kind)
             self._answered.set()
-            return
-        self._family.handle(message, fds)
 
     def _on_close(self) -> None:
         self._answered.set()

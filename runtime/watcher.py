@@ -111,6 +111,7 @@ class Watcher:
         """Watch what is there now. Of folders that are not, and of the file, the folder above is watched."""
         for thread in self._threads:
             thread.stop()
+        before = self._roots()
         above = {os.path.dirname(path) for path in (self._file, *self._trees)}
         above |= {os.path.dirname(place) for link, way in self._links.items() for place in (link, *way)}
         there = [tree for tree in self._trees if os.path.isdir(tree)]
@@ -122,6 +123,12 @@ class Watcher:
             thread.start()
         for thread in self._threads:
             thread.began.wait()
+        if self._roots() != before:  # one came or went when it was not watched for any more, or not yet
+            self._queue.put(_Note.AGAIN)
+
+    def _roots(self) -> list[tuple[int, int] | None]:
+        """Which folders the trees are at present, and what links lead to."""
+        return [_identity(path) for path in (*self._trees, *self._links)]
 
     def _close(self) -> None:
         self._closed.set()
@@ -290,6 +297,14 @@ def _must_poll() -> bool:
     return wish not in ("", "false", "disable", "disabled") or (
         not wish and "microsoft-standard" in os.uname().release.lower()
     )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -64,12 +64,12 @@ class Handler:
     def _binder(self, plan: dict[str, str]) -> Callable[[context.CallInfo], Any]:
         handle, secrets = self.handle, self.spec["secrets"]
         decode = self._decoder(plan)
-        if list(plan.values()) == ["data", "function_call_info"] and not self._positional_only():
-            data_name, info_name = plan
-            return lambda info: handle(**{data_name: decode(info), info_name: info})
-        if list(plan.values()) == ["data"]:
+        positional = self._positional_only()
+        if list(plan) == ["data", "function_call_info"] and not positional:
+            return lambda info: handle(data=decode(info), function_call_info=info)
+        if self._takes_alone(plan, "data"):
             return lambda info: handle(decode(info))
-        if list(plan.values()) == ["req"]:
+        if self._takes_alone(plan, "req"):
             return lambda info: handle(info)
         sources: dict[str, Callable[[context.CallInfo], Any]] = {
             "data": decode,
@@ -77,7 +77,6 @@ class Handler:
             "req": lambda info: info,
             "secrets": lambda info: dict(secrets),
         }
-        positional = self._positional_only()
 
         def bind(info: context.CallInfo) -> Any:
             given = {name: sources[source](info) for name, source in plan.items()}
@@ -87,6 +86,12 @@ class Handler:
 
     def _positional_only(self) -> list[str]:
         return [p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY]
+
+    def _takes_alone(self, plan: dict[str, str], source: str) -> bool:
+        """Whether this is all that it is given, and can be its first argument."""
+        first = self.parameters[0] if self.parameters else None
+        fits = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+        return list(plan.values()) == [source] and first is not None and fits and first.name in plan
 
     def _decoder(self, plan: dict[str, str]) -> Callable[[context.CallInfo], Any]:
         name = next((name for name, source in plan.items() if source == "data"), None)
@@ -117,16 +122,23 @@ def load(spec: dict[str, Any]) -> Handler:
 
 def kind_of(handle: Callable[..., Any]) -> str:
     """One of KINDS, read through functools.partial, decorators made by functools.wraps, and callable objects."""
-    target = inspect.unwrap(handle)
-    while isinstance(target, functools.partial):
-        target = inspect.unwrap(target.func)
-    if not inspect.isroutine(target):
-        target = type(target).__call__
+    target = function_of(handle)
     if inspect.isasyncgenfunction(target):
         return "async_generator"
     if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(handle):
         return "async"
     return "generator" if inspect.isgeneratorfunction(target) else "sync"
+
+
+def function_of(handle: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that does the work: behind decorators, functools.partial, and `__call__`."""
+    target = inspect.unwrap(handle)
+    while isinstance(target, functools.partial):
+        target = inspect.unwrap(target.func)
+    if inspect.isroutine(target):
+        return target
+    method: Callable[..., Any] = inspect.unwrap(type(target).__call__)
+    return method
 
 
 def parameters_of(handle: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -163,10 +175,8 @@ def annotation_of(handle: Callable[..., Any], name: str) -> Any:
     parameter = inspect.signature(handle).parameters.get(name)
     if parameter is None or not isinstance(parameter.annotation, str):
         return inspect.Parameter.empty if parameter is None else parameter.annotation
-    target = inspect.unwrap(handle)
-    target = target if inspect.isroutine(target) else type(target).__call__
     try:
-        return typing.get_type_hints(target, include_extras=True)[name]
+        return typing.get_type_hints(function_of(handle), include_extras=True)[name]
     except NameError as error:
         raise LoadError(f"the annotation of `{name}` cannot be resolved: {error}") from error
 

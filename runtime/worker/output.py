@@ -56,7 +56,7 @@ class Sink:
         if printed > LIMIT:
             return
         self.printed[stream] = printed + max(len(text), LEAST)
-        if printed + len(text) > LIMIT:
+        if self.printed[stream] > LIMIT:
             text = f"{text[: LIMIT - printed]}\n{TRUNCATED}"
             self.printed[stream] = LIMIT + 1
         for start in range(0, len(text), BATCH):

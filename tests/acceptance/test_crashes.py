@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,6 +266,46 @@ def test_a_crash_of_an_async_worker_concerns_all_its_calls(host: Running) -> Non
     assert all("SIGSEGV" in error_of(answer)["message"] for answer in answers)
 
 
+@pytest.mark.parametrize("max_workers", [1, 3])
+def test_crashes_and_stuck_calls_in_a_burst(site: Site, max_workers: int) -> None:
+    """Each costs itself: every other call is answered, and no call is run twice, however many wait in one worker."""
+    take_notes(site, "d", f'timeout = "2s"\nmax_workers = {max_workers}')
+    site.write(
+        "d/mixed.py",
+        """
+        import os
+
+        runs = os.open(os.environ["NOTES"] + "/runs", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def handle(data, function_call_info):
+            os.write(runs, b"%d\\n" % data["number"])
+            if data["do"] == "crash":
+                os.kill(os.getpid(), 9)
+            while data["do"] == "spin":
+                pass
+            return data["number"]
+        """,
+    )
+    host = site.start()
+
+    def call(number: int) -> tuple[int, str]:
+        do = "spin" if number == 500 and max_workers > 1 else "crash" if number % 37 == 36 else "answer"
+        answer = host.call("d/mixed", method="POST", json={"number": number, "do": do})
+        return answer.status_code, answer.text
+
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(call, range(1000)))
+
+    for number, (status, text) in enumerate(answers):
+        if number == 500 and max_workers > 1:
+            assert status == 504
+        elif number % 37 == 36:
+            assert status == 502, text
+        else:
+            assert (status, text) == (200, str(number))
+    assert sorted(map(int, path_of(host, "runs").read_text().split())) == list(range(1000))
+
+
 @pytest.mark.parametrize("name", IMPORTS)
 def test_an_import_that_fails_is_a_503_with_the_reason(host: Running, name: str) -> None:
     """What was raised, in which file, at which line; the same in the log and in the status."""
@@ -375,3 +416,27 @@ def test_crashes_leave_nothing_behind(site: Site) -> None:
     eventually(lambda: open_files(host) <= files, f"{files} open files again")
     eventually(lambda: not zombies(host), "an end of zombies")
     assert memory_of(host.process.pid) - memory < 16 * 1024
+
+
+def test_a_host_that_may_open_no_more_files(site: Site) -> None:
+    """503 for what needs a new process; what runs goes on, and with room again all is as before."""
+    for name in ("first", "second", "third"):
+        site.write(f"d/{name}.py", "import os\ndef handle(data):\n    return os.getpid()\n")
+    host = site.start()
+    pid = host.call("d/first").json()
+    assert host.call("d/second").status_code == 200
+    os.kill(host.call("d/second").json(), signal.SIGKILL)
+    eventually(lambda: not host.status("d/second")["workers"], "the end of the worker")
+    before = resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE)
+    for spare in range(8):
+        resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (open_files(host) + spare, before[1]))
+        answers = [host.call(f"d/{name}").status_code for name in ("second", "third")]
+        assert set(answers) <= {200, 503}
+        assert spare or answers == [503, 503]
+        assert host.call("d/first").json() == pid
+
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, before)
+
+    for name in ("second", "third"):
+        eventually(lambda name=name: host.call(f"d/{name}").status_code == 200, "an answer")
+    assert host.call("d/first").json() == pid

@@ -224,8 +224,11 @@ class SimulatedZygote:
         self.workers: list[SimulatedWorker] = []
         self.alive = True
         self.closed = False
+        self.exhausted = False  # the host can open no more files
 
     def fork(self, sockets: Any, *, fresh: bool) -> Process:
+        if self.exhausted:
+            raise OSError(24, "Too many open files")
         process = SimulatedProcess()
         if self.alive:
             self.workers.append(SimulatedWorker(process, sockets))

@@ -21,7 +21,7 @@ from runtime.errors import (
     WorkerDied,
 )
 from runtime.generation import GRACE, REASON_WAIT, RETIRE_WAIT
-from runtime.pool import GROW_AFTER, MAX_DEPTH, MAX_HEAD, RESPITE, STALLED
+from runtime.pool import GROW_AFTER, MAX_DEPTH, MAX_HEAD, RECLAIM_AFTER, RESPITE, STALLED
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.anyio
 
 LONG = (bytes(wire.INLINE + 1),)
 TICK = GROW_AFTER * 1.1
+STUCK = RECLAIM_AFTER + 3 * TICK  # seconds after which what is behind a long call has another worker
 STOPPED = STACK_WAIT + 0.05  # seconds in which a process that must be killed is
 FAST = 120  # so many answers that took no time make a worker fast
 
@@ -149,6 +150,39 @@ async def test_a_call_that_waits_for_less_gets_no_worker_of_its_own(make: MakeSt
     assert len(stage.workers) == 1
 
 
+async def test_a_crowd_gets_workers_by_and_by(make: MakeStage) -> None:
+    """Twice as many at a time: those that are free again soon may be enough."""
+    stage = make(max_workers=16)
+    for _ in range(20):
+        stage.call()
+    seen = set()
+    for _ in range(100):
+        await stage.sleep(GROW_AFTER / 4)
+        seen.add(len(stage.workers))
+
+    assert seen == {1, 2, 4, 8, 16}
+
+
+async def test_when_no_process_can_be_started_those_that_are_there_serve_on(make: MakeStage) -> None:
+    """The host may have too many files open; with no worker at all, calls are told."""
+    stage = make()
+    stage.zygotes[0].exhausted = True
+    error = await stage.call()
+    assert isinstance(error, StartFailed)
+    assert "Too many open files" in error.message
+    stage.zygotes[0].exhausted = False
+    one, worker, _ = await begin(stage)
+    stage.zygotes[0].exhausted = True
+    two = stage.call()
+    await stage.sleep(1.0)
+    assert not two.done()
+    await serve_all(stage)
+
+    assert [(await client).status for client in (one, two)] == [200, 200]
+    assert len(worker.begun) == 2
+    assert stage.pool.busy == 0
+
+
 async def test_workers_still_starting_are_enough_for_those_who_wait(make: MakeStage) -> None:
     """A fork takes longer than GROW_AFTER on a loaded machine: those that wait meanwhile have theirs coming."""
     stage = make()
@@ -250,7 +284,7 @@ async def test_calls_stuck_behind_a_slow_one_are_taken_back(make: MakeStage) -> 
     exchanges = [stage.lease() for _ in range(5)]
     clients = [stage.client(exchange) for exchange in exchanges]
     worker.take_one()
-    await stage.sleep(3 * TICK)
+    await stage.sleep(STUCK)
 
     assert worker.take() is None
     assert len(stage.workers) == 2
@@ -272,7 +306,7 @@ async def test_calls_stuck_in_any_worker_are_taken_back(make: MakeStage) -> None
     slow = [stage.lease() for _ in range(3)]
     worker.take_one()
     stage.pool._hot = None
-    await stage.sleep(3 * TICK)
+    await stage.sleep(STUCK)
 
     assert worker.take() is None
     assert all(exchange.channel is not None for exchange in slow), "they have workers of their own"
@@ -286,7 +320,7 @@ async def test_calls_that_a_worker_has_not_begun_at_all_are_taken_back_and_it_st
     stage = make(max_workers=1)
     worker = await make_fast(stage)
     clients = [stage.call() for _ in range(3)]
-    await stage.sleep(3 * TICK)
+    await stage.sleep(STUCK)
 
     await serve_all(stage)
     assert [(await client).status for client in clients] == [200] * 3
@@ -302,7 +336,7 @@ async def test_a_long_body_is_never_behind_other_calls(make: MakeStage) -> None:
     await stage.settle()
     worker.take_one()
     assert worker.take() is None
-    await stage.sleep(3 * TICK)
+    await stage.sleep(STUCK)
     assert not worker.process.killed
 
     await serve_all(stage)
@@ -339,12 +373,12 @@ async def test_calls_filled_in_before_a_long_one_are_taken_back_too(make: MakeSt
     for exchange in (held, *others):
         stage.client(exchange)
     worker.take_one()
-    await stage.sleep(10 * TICK)
+    await stage.sleep(STUCK)
     assert [exchange.channel for exchange in others] == [None] * 3
     worker.answer()
     await stage.settle()
     worker.take_one()
-    await stage.sleep(10 * TICK)
+    await stage.sleep(STUCK)
 
     assert worker.take() is None
     await serve_all(stage)
@@ -687,7 +721,7 @@ async def test_a_sync_call_that_runs_is_run_to_its_end_without_its_client(make: 
     with left:
         pass
     await stage.sleep(TICK)
-    assert worker.take() is None
+    assert worker.take() is None, "at once, not when it is found to be stuck"
     stage.worker(1).ready().take_one()
     stage.worker(1).answer()
     assert (await client).status == 200
@@ -843,7 +877,7 @@ async def test_sleep_ends_all_processes_and_the_next_call_asks_for_them_again(ma
     await stage.settle()
     assert [worker.alive for worker in stage.workers] == [False, False]
     assert stage.zygotes[0].closed
-    assert (stage.needed, stage.pool.state) == (0, "ready")
+    assert (stage.needed, stage.pool.state) == (0, "cold")
 
     client = stage.call()
     assert stage.needed == 1

@@ -1,0 +1,99 @@
+"""Deadlines: every call is looked at once for each time it was added, after it is due and no later than a tick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.deadlines import TICK, Deadlines
+from tests.unit.simulated import JumpingLoop
+
+FAR = 100.0
+
+
+class Clocked:
+    """Deadlines on a loop whose clock jumps, and when what was looked at."""
+
+    def __init__(self) -> None:
+        self.loop = JumpingLoop()
+        self.start = self.loop.time()
+        self.deadlines = Deadlines(self.loop)
+        self.seen: list[tuple[Any, float]] = []
+
+    def look(self, exchange: Any) -> None:
+        self.seen.append((exchange, self.loop.time() - self.start))
+
+    def add(self, after: float, name: Any, look: Callable[[Any], None] | None = None) -> None:
+        self.deadlines.add(self.start + after, look or self.look, name)
+
+    def run(self, seconds: float = FAR) -> list[tuple[Any, float]]:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        return self.seen
+
+    def close(self) -> None:
+        self.loop.close()
+
+
+@given(st.lists(st.floats(0, 50), max_size=30))
+def test_everything_is_looked_at_once_and_in_time(due: list[float]) -> None:
+    """Not before it is due, and at most a tick after."""
+    clocked = Clocked()
+    for number, after in enumerate(due):
+        clocked.add(after, number)
+    seen = clocked.run()
+    clocked.close()
+
+    assert sorted(number for number, _ in seen) == list(range(len(due)))
+    for number, at in seen:
+        assert due[number] <= at <= due[number] + TICK + 1e-6
+
+
+def test_a_time_that_is_past_is_due_at_once() -> None:
+    """It is still looked at."""
+    clocked = Clocked()
+    clocked.add(-5.0, "late")
+    seen = clocked.run(TICK)
+    clocked.close()
+
+    assert [name for name, _ in seen] == ["late"]
+
+
+def test_those_that_are_due_together_share_a_timer() -> None:
+    """A thousand calls a moment apart cost the loop one timer."""
+    clocked = Clocked()
+    for number in range(1000):
+        clocked.add(10.0 + number * TICK / 2000, number)
+    timers = len(clocked.loop._scheduled)  # type: ignore[attr-defined]
+    clocked.close()
+
+    assert timers <= 2
+
+
+def test_who_is_looked_at_may_be_added_again() -> None:
+    """For later, or for the tick that has just been reached."""
+    clocked = Clocked()
+
+    def again(name: Any) -> None:
+        clocked.look(name)
+        if len(clocked.seen) < 3:
+            clocked.add(clocked.loop.time() - clocked.start, name, again)
+
+    clocked.add(1.0, "call", again)
+    seen = clocked.run()
+    clocked.close()
+
+    assert [name for name, _ in seen] == ["call"] * 3
+
+
+def test_nothing_is_kept_of_what_was_looked_at() -> None:
+    """The lists of ticks that have passed are gone."""
+    clocked = Clocked()
+    clocked.add(1.0, "call")
+    clocked.run()
+    clocked.close()
+
+    assert clocked.deadlines._ticks == {}

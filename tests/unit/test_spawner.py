@@ -1,0 +1,394 @@
+"""Starting processes: a real base zygote, real function zygotes, real workers; and what their output costs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from runtime import spawner as spawner_module
+from runtime.errors import LoadFailed
+from runtime.process import Process
+from runtime.spawner import BURST, LINE_COST, LINE_LIMIT, MUTED, RATE, OutputPipe, Spawner, Zygote, passed_environment
+from runtime.worker import wire
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the loop turn until this is so."""
+    with anyio.fail_after(PATIENCE):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_only_the_variables_of_a_shell_are_passed_on() -> None:
+    """And those that are configured, which win."""
+    environ = {"PATH": "/bin", "LC_TIME": "C", "SECRET": "x", "PYTHONSTARTUP": "x", "HOME": "/root", "LD_PRELOAD": "x"}
+
+    passed = passed_environment({"HOME": "/other", "OWN": "1"}, environ)
+
+    assert passed == {"PATH": "/bin", "LC_TIME": "C", "HOME": "/other", "OWN": "1"}
+
+
+# Output.
+
+
+class Clock:
+    """What `monotonic` is for a pipe."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        patch.setattr(spawner_module, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+async def pipe(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """Writes to a pipe, and gives what has come out of it."""
+    clock = Clock(monkeypatch)
+    lines: list[str] = []
+    made = OutputPipe(lines.append)
+
+    async def write(data: bytes) -> list[str]:
+        before, writer = len(lines), os.dup(made.write_end)
+        os.set_blocking(writer, False)
+        left = memoryview(data)
+        with anyio.fail_after(PATIENCE):
+            while left:
+                try:
+                    left = left[os.write(writer, left) :]
+                except BlockingIOError:
+                    await anyio.sleep(0)
+        os.close(writer)
+        await asyncio.sleep(0.01)
+        return lines[before:]
+
+    write.clock = clock  # type: ignore[attr-defined]
+    write.pipe = made  # type: ignore[attr-defined]
+    write.lines = lines  # type: ignore[attr-defined]
+    yield write
+    try:
+        made.close()
+    except OSError:
+        return
+    await asyncio.sleep(0.01)
+
+
+async def test_lines_come_out_whole(pipe: Any) -> None:
+    """However they are written; blank ones are not worth a line in the log."""
+    assert await pipe(b"one\ntwo\n\nth") == ["one", "two"]
+    assert await pipe(b"ree\nfour") == ["three"]
+
+
+async def test_bytes_that_are_no_text_are_shown(pipe: Any) -> None:
+    """Escaped."""
+    assert await pipe(b"\xff\xc3\xa9\0\n") == ["\\xffé\0"]
+
+
+async def test_long_lines_are_cut(pipe: Any) -> None:
+    """They do not wait in memory for their end; nothing of them is lost."""
+    text = "x" * (3 * LINE_LIMIT)
+
+    pieces = await pipe(text.encode() + b"\n")
+
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= LINE_LIMIT
+
+
+async def test_the_last_line_needs_no_end(pipe: Any) -> None:
+    """It is given out when nobody can write to it any more; then the pipe is closed."""
+    files = len(os.listdir("/proc/self/fd"))
+    await pipe(b"last")
+    pipe.pipe.close()
+
+    await until(lambda: pipe.lines == ["last"])
+
+    assert len(os.listdir("/proc/self/fd")) == files - 2
+
+
+async def test_too_much_is_dropped(pipe: Any) -> None:
+    """Which is said once; the writer is never held up."""
+    flood = (b"y" * 99 + b"\n") * (4 * BURST // 100)
+
+    lines = await pipe(flood)
+
+    assert lines[-1] == MUTED
+    assert lines.count(MUTED) == 1
+    assert abs(len(lines) - BURST // (99 + LINE_COST)) < 3
+    assert await pipe(b"more\n") == []
+
+
+@pytest.mark.parametrize("piece", [b"\n", b"y\n", b"\0" * 100_000, b"\xff" * 99 + b"\n"])
+async def test_whatever_the_lines_are_they_have_a_price(pipe: Any, piece: bytes) -> None:
+    """Short, blank, endless or binary: the log grows by no more than so much."""
+    lines = await pipe(piece * (4 * BURST // len(piece)))
+
+    assert sum(len(line) for line in lines) <= 4 * BURST + len(MUTED)
+    assert len(lines) <= BURST // LINE_COST + 2
+    assert lines[-1] == MUTED
+
+
+async def test_after_a_while_there_is_room_again(pipe: Any) -> None:
+    """What was dropped is gone, and what comes then is given out from the start of a line."""
+    await pipe((b"y" * 99 + b"\n") * (2 * BURST // 100))
+    pipe.clock.now += BURST / 4 / RATE
+    assert await pipe(b"still too early\n") == []
+
+    pipe.clock.now += BURST / RATE
+
+    assert await pipe(b"again\n") == ["again"]
+
+
+# Processes.
+
+
+def spec(folder: Path, source: str, **settings: Any) -> dict[str, Any]:
+    """What a zygote is told of a function whose file is this."""
+    path = folder / "f.py"
+    code = textwrap.dedent(source)
+    path.write_text(code)
+    return {
+        "space": "s", "name": "f", "function_id": 1, "entry": "functions.s.f", "folder": str(folder),
+        "search": [str(folder)], "modules": [["functions.s.f", str(path), code, False, False]],
+        "env": {}, "secrets": {}, "memory": None, "open_files": 256, "fork": "auto",
+        "concurrency": 4, "max_body": 1000, "max_response": 1000, "debug": False, **settings,
+    }  # fmt: skip
+
+
+PLAIN = "import os\ndef handle(data):\n    return os.getpid()\n"
+
+
+@pytest.fixture
+async def spawner(anyio_backend: str) -> AsyncIterator[Spawner]:
+    async with Spawner() as entered:
+        yield entered
+
+
+class Made:
+    """A zygote, and workers of it whose other ends are here."""
+
+    def __init__(self, spawner: Spawner, folder: Path, source: str = PLAIN) -> None:
+        self.lines: list[str] = []
+        self.zygote = Zygote(spawner, spec(folder, source), self.lines.append)
+        self._open: list[socket.socket] = []
+
+    async def worker(self, *, fresh: bool = False) -> tuple[Process, socket.socket, socket.socket]:
+        """A worker that has said that it is ready, its channel and its queue."""
+        channel, theirs = socket.socketpair()
+        queue, their_queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.setblocking(False)
+        self._open += [channel, queue]
+        with theirs, their_queue:
+            process = self.zygote.fork((theirs, their_queue), fresh=fresh)
+        with anyio.fail_after(PATIENCE):
+            await anyio.wait_readable(channel)
+        assert channel.recv(100)[4] == wire.READY
+        return process, channel, queue
+
+    def close(self) -> None:
+        self.zygote.close()
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+async def make(spawner: Spawner, tmp_path: Path) -> AsyncIterator[Callable[..., Made]]:
+    """Makes zygotes in this test's folder."""
+    made: list[Made] = []
+
+    def factory(*arguments: Any) -> Made:
+        made.append(Made(spawner, tmp_path, *arguments))
+        return made[-1]
+
+    yield factory
+    for each in made:
+        each.close()
+
+
+async def test_a_function_is_loaded_and_forked(make: Callable[..., Made]) -> None:
+    """Its workers are processes of their own, killed one by one."""
+    made = make()
+    loaded = await made.zygote.load(PATIENCE)
+    assert (loaded.kind, loaded.takes, loaded.unsafe) == ("sync", ("data",), None)
+
+    first, _, _ = await made.worker()
+    second, _, _ = await made.worker()
+    first.kill()
+    with anyio.fail_after(PATIENCE):
+        await first.ended.wait()
+
+    assert first.reason() == "its process was killed by SIGKILL"
+    assert not second.ended.is_set()
+    assert second.pid is not None
+    assert alive(second.pid)
+
+
+async def test_a_fresh_worker(make: Callable[..., Made]) -> None:
+    """It needs no function zygote, only what that was made from."""
+    made = make()
+    await made.zygote.load(PATIENCE)
+    made.zygote.end_import()
+    assert not made.zygote.alive
+
+    process, _, queue = await made.worker(fresh=True)
+    queue.close()
+    with anyio.fail_after(PATIENCE):
+        await process.ended.wait()
+
+    assert process.code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "details"),
+    [
+        ("x = 1\nraise ValueError('not today')", "ValueError: not today", {"line": 2}),
+        ("import os\nos._exit(3)", "importing it ended the process: its process exited with status 3", {}),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "its process was killed by SIGSEGV", {}),
+        ("import os\nos.closerange(3, 256)\n" + PLAIN, "importing it ended the process", {}),
+    ],
+)
+async def test_a_load_that_fails(make: Callable[..., Made], source: str, message: str, details: dict[str, Any]) -> None:
+    """LoadFailed, with the reason and where."""
+    with pytest.raises(LoadFailed) as failure:
+        await make(source).zygote.load(PATIENCE)
+
+    assert message in failure.value.message
+    assert details.items() <= failure.value.details.items()
+
+
+async def test_a_load_that_never_ends(make: Callable[..., Made], tmp_path: Path) -> None:
+    """LoadFailed after the given time, with the line where it hangs; its process is ended with its children."""
+    made = make("import os\nchild = os.fork()\nprint(os.getpid(), flush=True)\nwhile True: pass\n")
+
+    with pytest.raises(LoadFailed, match=r"did not finish within 0\.5 s; it was at .*f\.py.*line 4"):
+        await made.zygote.load(0.5)
+    await until(lambda: len(made.lines) == 2)
+    made.zygote.close()
+
+    await until(lambda: not any(alive(int(line)) for line in made.lines))
+
+
+IMPERSONATOR = """
+    import json, os, socket
+
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+            found.send({message!r})
+        except OSError:
+            pass
+    while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"garbage", b"[1]", b'{"op": "forked", "id": 77}', b'{"op": "exited"}',
+        b'{"op": "fork_failed"}', b'{"op": "ready"}', b'{"op": "ready", "kind": 1}', b'{"op": "failed"}', b"{}",
+    ],
+)  # fmt: skip
+async def test_an_import_that_speaks_in_place_of_its_zygote(make: Callable[..., Made], message: bytes) -> None:
+    """It fails to load; whatever it says is no more than that."""
+    made = make(IMPERSONATOR.format(message=message))
+
+    with pytest.raises(LoadFailed):
+        await made.zygote.load(5)
+
+
+async def test_a_zygote_that_is_closed(make: Callable[..., Made]) -> None:
+    """Its processes end, and what is asked of it then has failed already."""
+    made = make()
+    await made.zygote.load(PATIENCE)
+    process, _, _ = await made.worker()
+
+    made.zygote.close()
+    made.zygote.close()
+
+    assert process.reason() == "its zygote ended"
+    assert process.pid is not None
+    await until(lambda: not alive(process.pid or 0))
+    assert made.zygote.fork((), fresh=False).ended.is_set()
+
+
+async def test_a_killed_base_zygote(
+    spawner: Spawner, make: Callable[..., Made], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything below it ends; the next load starts another, which is spared."""
+    made = make(
+        "import subprocess\nkept = subprocess.Popen(['sleep', '100000'])\nprint(kept.pid, flush=True)\n" + PLAIN
+    )
+    await made.zygote.load(PATIENCE)
+    process, _, _ = await made.worker()
+    await until(lambda: made.lines)
+    assert spawner._base is not None
+    first = spawner._base.pid
+
+    os.kill(first, signal.SIGKILL)
+    with anyio.fail_after(PATIENCE):
+        await process.ended.wait()
+    again = make()
+    await again.zygote.load(PATIENCE)
+
+    assert spawner._base.pid != first
+    await until(lambda: not alive(process.pid or 0) and not alive(int(made.lines[0])))
+    await until(lambda: "base zygote ended with status -9" in caplog.text)
+    await again.worker()
+
+
+async def test_nothing_is_left_after_it(tmp_path: Path) -> None:
+    """No process, and no descriptor."""
+    files = len(os.listdir("/proc/self/fd"))
+    async with Spawner() as spawner:
+        assert spawner._base is not None
+        base = spawner._base.pid
+        made = Made(spawner, tmp_path, "import os\nif os.fork() == 0:\n    while True: pass\n" + PLAIN)
+        await made.zygote.load(PATIENCE)
+        process, _, _ = await made.worker()
+        pid = process.pid
+    made.close()
+    await asyncio.sleep(0.01)
+
+    assert not alive(base)
+    assert not alive(pid or 0)
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert len(os.listdir("/proc/self/fd")) <= files
+
+
+async def test_a_base_zygote_that_will_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is killed, and what is below it, too."""
+    monkeypatch.setattr(spawner_module, "END_WAIT", 0.1)
+    async with Spawner() as spawner:
+        made = Made(spawner, tmp_path)
+        await made.zygote.load(PATIENCE)
+        process, _, _ = await made.worker()
+        assert spawner._base is not None
+        os.kill(spawner._base.pid, signal.SIGSTOP)
+    made.close()
+
+    assert spawner._base.returncode == -9
+    assert not alive(process.pid or 0)
+
+
+def test_the_log_is_ours() -> None:
+    """Records of this module are the host's own."""
+    assert spawner_module.log is logging.getLogger("spaces.spawner")
