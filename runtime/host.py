@@ -179,7 +179,7 @@ class Host:
         """End a function's processes; its next call loads it again."""
         pool = self._pools.find(function)
         if pool is not None:
-            pool.sleep()
+            pool.retire()
 
     # Changes on disk.
 

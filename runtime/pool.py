@@ -31,11 +31,11 @@ from .errors import (
 )
 from .exchange import Exchange
 from .generation import Generation, Worker, is_long
+from .idle import IdleEnds
+from .pace import Pace
 from .registry import Function
 from .telemetry import FunctionStats
 
-AHEAD = 0.001  # seconds of work that a sync worker may have before it
-MAX_DEPTH = 64  # calls in a sync worker, begun or not, at most
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
 MAX_METHOD = 255  # bytes
 RECLAIM_AFTER = 0.02  # seconds after which a call is too long for others to wait behind it
@@ -76,11 +76,10 @@ class Pool:
         self._on_output = on_output
         self._free: list[Worker] = []  # workers with a place, the most recently used last
         self._hot: Worker | None = None  # the sync worker that answered last
-        self._pace = AHEAD  # seconds that a call has taken lately
-        self._depth = 1  # calls that a sync worker is given before it has answered the first
+        self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
 
     # Calls in.
 
@@ -113,7 +112,7 @@ class Pool:
     def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
         hot = self._hot
-        if hot is not None and 0 < hot.busy < self._depth and not is_long(exchange):
+        if hot is not None and 0 < hot.busy < self._pace.depth and not is_long(exchange):
             self._tick_soon()
             return hot
         if not self._free:
@@ -164,7 +163,7 @@ class Pool:
         """The calls that a worker has not begun wait for another one."""
         taken = worker.take_back()
         self._wait_again(taken)
-        self._pace, self._depth = AHEAD, 1
+        self._pace.slow_down()
         if not taken or worker.busy:
             return
         if worker.leaving or is_long(taken[0]):
@@ -190,7 +189,7 @@ class Pool:
             self._grown_at = monotonic()
             self.stats.cold_starts += 1
             self._free.append(worker)
-            self._watch_idle()
+            self._idle.watch()
 
     # Generations.
 
@@ -201,7 +200,7 @@ class Pool:
         self._free.clear()
         self._hot = None
         if generation.is_async:  # its workers are given `concurrency` calls, whatever those before were given
-            self._pace, self._depth = AHEAD, 1
+            self._pace.slow_down()
         if before is not None:
             before.retire()
             for worker in tuple(before.workers):
@@ -219,17 +218,14 @@ class Pool:
     def reconfigured(self) -> None:
         """The function's settings are other ones: those that its processes do not hold apply from now on."""
         self._keep_minimum()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-            self._watch_idle()
+        self._idle.restart()
 
-    def sleep(self) -> None:
-        """Nobody has called for long: end the processes, keep what they were made from."""
+    def retire(self) -> None:
+        """End the processes as they finish; what they were made from is kept for a next call."""
         if self.current is not None:
+            self.current.retire()
             for worker in tuple(self.current.workers):
                 worker.retire()
-            self.current.retire()
 
     def refuse_waiting(self, error: HostError) -> None:
         """There is no generation and will not be one soon: those who wait are told why."""
@@ -240,18 +236,11 @@ class Pool:
 
     def close(self) -> None:
         """End every process of this function now."""
-        for timer in (self._tick, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
+        self._idle.stop()
+        if self._tick is not None:
+            self._tick.cancel()
         if self.current is not None:
             self.current.kill()
-
-    def retire(self) -> None:
-        """The function is no more: end its workers as they finish."""
-        if self.current is not None:
-            self.current.retire()
-            for worker in tuple(self.current.workers):
-                worker.retire()
 
     @property
     def workers(self) -> set[Worker]:
@@ -265,25 +254,6 @@ class Pool:
             return "ready"
         failed = self.current is None and self.error is not None
         return "loading" if self.loading else "failed" if failed else "cold"
-
-    # Idle ends.
-
-    def _watch_idle(self) -> None:
-        if self._idle_timer is None:
-            wait = self.function.settings.idle_timeout
-            self._idle_timer = self._loop.call_later(wait, self._end_idle)
-
-    def _end_idle(self) -> None:
-        self._idle_timer = None
-        settings, now = self.function.settings, monotonic()
-        idle = [w for w in self._free if not w.busy and now - w.idle_since >= settings.idle_timeout]
-        alive = len(self.current.workers) if self.current else 0
-        for worker in idle[: max(0, alive - settings.min_workers)]:
-            worker.retire()
-        if self.current is not None and len(self.current.workers) > settings.min_workers:
-            oldest = min((w.idle_since for w in self._free if not w.busy), default=now)
-            due = max(oldest + settings.idle_timeout, now + settings.idle_timeout / 10)
-            self._idle_timer = self._loop.call_at(due, self._end_idle)
 
     # Calls out.
 
@@ -365,10 +335,10 @@ class Pool:
         worker.idle_since = monotonic()
         if not worker.generation.is_async:
             self._hot = worker
-            seconds = result.handler_seconds if result is not None else 1.0
-            self._pace += (seconds - self._pace) * 0.1
-            depth = int(AHEAD / self._pace)
-            self._depth = MAX_DEPTH if depth > MAX_DEPTH else depth or 1
+            if result is not None:
+                self._pace.answered(result.handler_seconds)
+            else:
+                self._pace.slow_down()
         while self.waiting and self._has_room(worker, self.waiting[0]) and worker.start(self.waiting[0]):
             self.waiting.popleft()
         if worker.busy + 1 == worker.capacity:
@@ -379,7 +349,7 @@ class Pool:
     def _has_room(self, worker: Worker, exchange: Exchange) -> bool:
         """Whether a worker may have this call too: free, or about to be and the call is short to hand over."""
         busy = worker.busy
-        return busy < worker.capacity or (busy < self._depth and not is_long(exchange))
+        return busy < worker.capacity or (busy < self._pace.depth and not is_long(exchange))
 
     def removed(self, worker: Worker) -> None:
         if worker is self._hot:

@@ -119,7 +119,7 @@ class Pools:
                 if settings.min_workers or pool.busy or pool.loading:
                     continue
                 if idle_for > ZYGOTE_IDLE * settings.idle_timeout or excess > 0:
-                    pool.sleep()
+                    pool.retire()
                     excess -= 1
 
     def _make(self, function: Function) -> Loading:

@@ -115,6 +115,43 @@ def test_links_are_followed(root: Root, tmp_path: Path) -> None:
     assert root.names() == {"demo/stock", "demo/far", "linked/far"}
 
 
+def test_links_are_kept_in_mind(root: Root, tmp_path: Path) -> None:
+    """Of spaces, folders, handlers, of what a function imports, of what lies above; as long as they are there."""
+    far = tmp_path / "elsewhere"
+    root.write({"demo/stock.py": "import pack.helper\n" + HANDLE, "other/a.py": HANDLE})
+    for name in ("space", "folder", "pack"):
+        (far / name).mkdir(parents=True)
+    for name in ("space/x.py", "folder/handler.py", "one.py", "handler.py"):
+        (far / name).write_text(HANDLE)
+    (far / "pack" / "helper.py").touch()
+    demo = root.functions / "demo"
+    (demo / "inner").mkdir()
+    expected = {
+        root.functions / "linked": far / "space",
+        demo / "folder": far / "folder",
+        demo / "one.py": far / "one.py",
+        demo / "inner" / "handler.py": far / "handler.py",
+        demo / "gone.py": far / "gone.py",
+        demo / "pack": far / "pack",
+    }
+    for link, target in expected.items():
+        link.symlink_to(target)
+
+    def ends() -> dict[str, str]:
+        return {link: way[-1] for link, way in root.loader._links.all().items()}
+
+    root.loader.scan()
+    assert ends().items() >= {str(link): os.path.realpath(target) for link, target in expected.items()}.items()
+    (demo / "pack").unlink()
+    (demo / "pack").mkdir()
+    (demo / "pack" / "helper.py").symlink_to(far / "pack" / "helper.py")
+    root.loader.snapshot("demo", "stock")
+    assert str(demo / "pack" / "helper.py") in ends()
+    shutil.rmtree(demo)
+    root.loader.scan()
+    assert not [link for link in ends() if link.startswith(str(demo))]
+
+
 @pytest.mark.parametrize(
     "name",
     ["demo/__pycache__/x.py", "demo/.hidden.py", "demo/.venv/handler.py", "demo/x.py~", "demo/.x.py.swp", "demo/#x.py#",
@@ -386,6 +423,39 @@ def test_changed_tells_whether_a_snapshot_still_holds(root: Root) -> None:
     assert not changed()
     (root.functions / "demo" / "stock.py").unlink()
     assert changed()
+
+
+def test_a_git_operation_is_waited_for(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before sources are taken, and before they are said to be unchanged."""
+    root.write({"demo/stock.py": HANDLE})
+    lock = root.functions / "demo" / ".git" / "index.lock"
+    lock.parent.mkdir()
+    snapshot = root.loader.snapshot("demo", "stock")
+
+    def sleep(seconds: float) -> None:
+        if lock.exists():
+            root.write({"demo/stock.py": "# edited\n" + HANDLE})
+            lock.unlink()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with lock.open("w"):
+        assert root.loader.changed(snapshot, {})
+    with lock.open("w"):
+        assert root.loader.snapshot("demo", "stock").modules[0].code.startswith(b"# edited")
+
+
+def test_the_configuration_is_read_once_it_is_saved(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while it is empty because somebody is about to write it."""
+    file = root.folder / "spaces.toml"
+    writer = file.open("w")
+
+    def write(seconds: float) -> None:
+        writer.write('[defaults]\ntimeout = "3s"\n')
+        writer.close()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(time, "sleep", write)
+    assert root.loader.reconfigured().defaults.timeout == 3.0
 
 
 def test_a_snapshot_is_of_the_spaces_folder(root: Root, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from runtime.errors import (
     WorkerDied,
 )
 from runtime.generation import GRACE, REASON_WAIT, RETIRE_WAIT
-from runtime.pool import GROW_AFTER, MAX_DEPTH, MAX_HEAD, RECLAIM_AFTER, RESPITE, STALLED
+from runtime.pace import MAX_DEPTH
+from runtime.pool import GROW_AFTER, MAX_HEAD, RECLAIM_AFTER, RESPITE, STALLED
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks
@@ -873,7 +874,7 @@ async def test_a_retired_worker_that_does_not_go_is_killed(make: MakeStage) -> N
 async def test_sleep_ends_all_processes_and_the_next_call_asks_for_them_again(make: MakeStage) -> None:
     """What was loaded is still known."""
     stage = make(min_workers=2)
-    stage.pool.sleep()
+    stage.pool.retire()
     await stage.settle()
     assert [worker.alive for worker in stage.workers] == [False, False]
     assert stage.zygotes[0].closed

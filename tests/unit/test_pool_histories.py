@@ -16,7 +16,8 @@ from runtime.calls import Result
 from runtime.errors import HostError, LoadFailed, Overloaded
 from runtime.exchange import Exchange
 from runtime.generation import REASON_WAIT, Worker
-from runtime.pool import MAX_DEPTH, STALLED
+from runtime.pace import MAX_DEPTH
+from runtime.pool import STALLED
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks, outcome
 
@@ -67,7 +68,7 @@ class PoolHistory(RuleBasedStateMachine):
         self.stage = self.loop.run_until_complete(make())
         self.pool = self.stage.pool
         if fast and kind == "sync":  # as after a hundred calls that took no time
-            self.pool._pace, self.pool._depth = 1e-9, MAX_DEPTH
+            self.pool._pace.seconds, self.pool._pace.depth = 1e-9, MAX_DEPTH
         if loaded:
             self.swap()
 

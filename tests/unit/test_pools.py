@@ -228,7 +228,7 @@ async def test_warm_loads_what_is_cold(place: Place) -> None:
             place.pools.warm(each)
         assert not pool.loading
         assert not failed.loading
-        pool.sleep()
+        pool.retire()
         assert pool.state == "cold"
         place.pools.warm(function)
         await place.rest()

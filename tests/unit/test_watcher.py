@@ -242,6 +242,49 @@ async def test_aiming_at_the_same_changes_nothing(root: Root) -> None:
         assert await following(batches) == frozenset([root.stock])
 
 
+async def test_what_links_lead_to_is_watched(root: Root, tmp_path: Path) -> None:
+    """A change there, or of a link on the way, is told as one of the link; what is in a linked folder, by both names."""
+    far = Path(os.path.realpath(tmp_path)) / "far"
+    (far / "folder").mkdir(parents=True)
+    links = {
+        root.demo / "file.py": (far / "middle", far / "file.py"),
+        root.functions / "space": (far / "folder",),
+    }
+    (root.functions / "space").symlink_to(far / "folder")
+    watching = Watcher(root.file, [root.functions])
+    async with aclosing(watching.batches()) as batches:
+        await until_everything(batches)
+        watching.aim([root.functions], {str(link): tuple(map(str, way)) for link, way in links.items()})
+        await until_everything(batches)
+        for path, told in (
+            (far / "file.py", root.demo / "file.py"),
+            (far / "middle", root.demo / "file.py"),
+            (far / "folder" / "x.py", root.functions / "space" / "x.py"),
+            (root.functions / "space" / "y.py", far / "folder" / "y.py"),
+        ):
+            path.write_text("new")
+            if told.is_relative_to(root.functions):
+                await until(batches, told)
+            else:
+                assert told not in await until(batches, path)  # it is in no tree
+
+
+async def test_a_tree_that_comes_as_watching_begins_is_not_missed(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was seen to be missing, before the folder above was watched."""
+    late = root.folder / "late"
+    real = watcher._Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        late.mkdir(exist_ok=True)
+        real(thread)
+
+    monkeypatch.setattr(watcher._Thread, "start", start)
+    async with root.watched([late]) as batches:
+        await until_everything(batches)
+        (late / "x.py").write_text("new")
+        await until(batches, late / "x.py")
+
+
 async def test_a_configmap_swap_is_told(root: Root) -> None:
     """Kubernetes replaces one hidden link, and all files that point through it are other ones."""
     for folder in (root.demo, root.folder):

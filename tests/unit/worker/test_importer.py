@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import py_compile
 import subprocess
 import sys
@@ -337,6 +338,23 @@ def test_what_was_not_seen_in_the_text_is_imported_from_disk(place: Place) -> No
     assert said == [1, 2, True, "functions.demo.pkg.inner"]
     hidden, inner = place.space / "hidden.py", place.space / "pkg" / "inner.py"
     assert extras == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (hidden, inner)}
+
+
+def test_what_is_imported_from_disk_is_what_is_there(place: Place) -> None:
+    """Not what bytecode says that was made in the same second; and none is made."""
+    place.write({"hidden.py": "X = 1", "pkg/inner.py": "X = 1", "sub/data.py": "X = 1"})
+    stale = place.space / "hidden.py"
+    py_compile.compile(str(stale))
+    status = stale.stat()
+    stale.write_text("X = 2")
+    os.utime(stale, ns=(status.st_atime_ns, status.st_mtime_ns))
+    text = """
+        load = __import__
+        hidden, inner = load("hid" + "den"), load("pkg.in" + "ner").inner
+        def handle(): return [hidden.X, inner.X]
+    """
+    assert place.run({"stock.py": text}, "say(importer.load_entry().handle())") == [[2, 1]]
+    assert not (place.space / "pkg" / "__pycache__").exists()
 
 
 def test_extras_leave_out_what_is_not_the_users_own(place: Place) -> None:
