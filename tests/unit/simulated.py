@@ -18,6 +18,7 @@ import pytest
 
 from runtime import exchange as exchange_module
 from runtime import generation as generation_module
+from runtime import idle as idle_module
 from runtime import pool as pool_module
 from runtime.calls import Call, CallIds, Result
 from runtime.config import FunctionSettings
@@ -72,7 +73,7 @@ def loop_time() -> float:
 
 def jump_clocks(patch: pytest.MonkeyPatch) -> None:
     """Let the modules that look at the clock look at the loop's."""
-    for module in (exchange_module, generation_module, pool_module):
+    for module in (exchange_module, generation_module, idle_module, pool_module):
         patch.setattr(module, "monotonic", loop_time)
 
 

@@ -191,7 +191,7 @@ class PoolHistory(RuleBasedStateMachine):
     @precondition(lambda self: not self.pool.busy)
     @rule()
     def sleep(self) -> None:
-        self.act(self.pool.sleep)
+        self.act(self.pool.retire)
 
     @rule(seconds=st.sampled_from([0.005, 0.005, 0.02, 0.15, TIMEOUT / 2, TIMEOUT, IDLE]))
     def time_passes(self, seconds: float) -> None:
