@@ -263,8 +263,7 @@ class Pool:
             return
         due = exchange.deadline
         if exchange.streaming:
-            stalled = exchange.unread and not exchange.left
-            due = exchange.progress_at + (STALLED if stalled else exchange.timeout)
+            due = exchange.progress_at + (STALLED if exchange.unread else exchange.timeout)
         if due > monotonic():
             self._deadlines.add(due, self._expired, exchange)
             exchange.is_late()

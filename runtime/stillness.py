@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-QUIET = 0.02  # seconds for which a file must have been left alone: it may be written again at once
+QUIET = 0.01  # seconds for which a file must have been left alone: it may be written again at once
 STALLED = 2.0  # seconds after which one who has a file open for writing, but writes nothing, is not waited for
 LONGEST = 10.0  # seconds for which a file that is written on and on is waited for
 LOCK_WAIT = 5.0  # seconds for which git's lock is waited for where nothing tells whether git is still there

@@ -22,7 +22,7 @@ import watchfiles
 from .links import Links, seen_through
 from .stillness import await_git
 
-STEP = 10  # ms: a batch is over when nothing else changed for so long
+STEP = 5  # ms: a batch is over when nothing else changed for so long
 DEBOUNCE = 50  # ms: the longest that a batch goes on
 POLL = 0.5  # seconds between two looks, where the system does not tell of changes
 MANY = 1000  # changes in a batch, from which on to look at everything is simpler and misses nothing

@@ -12,9 +12,9 @@ import gc
 import os
 from collections.abc import Callable
 from json import JSONDecoder, JSONEncoder
-from os import _exit, close, fork, getpid, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
+from os import _exit, close, fork, getpid, kill, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
-from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, SIG_DFL, SIGCHLD, setitimer, signal
+from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, SIG_DFL, SIGCHLD, SIGKILL, setitimer, signal
 from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket
 from threading import enumerate as all_threads
 from threading import main_thread
@@ -91,7 +91,12 @@ class Parent:
                 print_exc()
             finally:
                 _exit(1)
-        pidfd = pidfd_open(pid)
+        try:
+            pidfd = pidfd_open(pid)
+        except OSError:  # an import may have left no room for it
+            kill(pid, SIGKILL)
+            waitpid(pid, 0)
+            raise
         self.pids[pidfd] = pid
         self._poll.register(pidfd, POLLIN)
         return pid, pidfd
@@ -224,10 +229,11 @@ def forking_is_unsafe(control: socket) -> str | None:
     Threads that survive in the parent across a fork are missing in the child, with their locks held
     (OpenBLAS and others end theirs before a fork: so one is tried). Open sockets would be shared.
     """
-    pid = fork()
-    if pid == 0:
-        _exit(0)
-    waitpid(pid, 0)
+    if process.threads() > 1:
+        pid = fork()
+        if pid == 0:
+            _exit(0)
+        waitpid(pid, 0)
     names = [thread.name for thread in all_threads() if thread is not main_thread()]
     for _ in range(0 if names else THREAD_END_MS):  # a thread that was joined is still there for a moment
         if process.threads() == 1:

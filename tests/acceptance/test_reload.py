@@ -75,8 +75,8 @@ HELPERS = {
     "package": ("stock.py", "import pack\ndef handle(data): return pack.X", "pack/__init__.py"),
     "submodule": ("stock.py", "import pack.deep.helper as h\ndef handle(data): return h.X", "pack/deep/helper.py"),
     "lazy": ("stock.py", "def handle(data):\n    import helper\n    return helper.X", "helper.py"),
-    "lazy relative": ("stock.py", "def handle(data):\n    from .pack import helper\n    return helper.X", "pack/helper.py"),
-    "by name": ("stock.py", "import importlib\nm = importlib.import_module('helper')\ndef handle(data): return m.X", "helper.py"),
+    "lazy relative": ("stock.py", "def handle(data):\n    from .pack import inner\n    return inner.X", "pack/inner.py"),
+    "by name": ("stock.py", "helper = __import__('helper')\ndef handle(data): return helper.X", "helper.py"),
     "made up": (
         "stock.py",
         "import importlib\ndef handle(data): return importlib.import_module(f'pack.{\"help\" + \"er\"}').X",

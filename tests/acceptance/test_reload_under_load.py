@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import PATIENCE, Running, Site, alive, eventually
+from tests.acceptance.conftest import PATIENCE, Running, Site, eventually
 from tests.acceptance.hammer import Hammer
 from tests.acceptance.space import Space
 
@@ -133,14 +133,17 @@ def test_an_answer_comes_from_what_was_on_disk_at_one_moment(space: Space, save:
 
 def test_a_call_that_began_before_a_save_ends_with_the_old_files(space: Space) -> None:
     """Also what it imports only after the save, and in a worker that is ended as soon as it is done."""
-    waiting = "import os, time\nwhile not os.path.exists(os.path.join(os.path.dirname(__file__), 'go')): time.sleep(.005)\n"
+    waiting = (
+        "import os, time\nwhile not os.path.exists(os.path.join(os.path.dirname(__file__), 'go')): time.sleep(.005)\n"
+    )
     slow = STATE["stock.py"].replace("    from pack", f"    if data: exec({waiting!r}, globals())\n    from pack")
     space.copy({**state(1), "stock.py": slow.replace("{}", "1")})
     space.comes_to_serve([1] * 5)
     with ThreadPoolExecutor(4) as clients:
         calls = [clients.submit(space.answer, "stock", "?wait=1") for _ in range(4)]
         eventually(lambda: space.status()["busy"] == 4, "the calls under way")
-        before = space.host.descendants()
+        old = {pid for pid in space.host.descendants() if os.readlink(f"/proc/{pid}/cwd") == str(space.folder)}
+        assert len(old) == 5  # a zygote and its workers
         for name, text in state(2).items():
             space.write(name, text)
         space.serves([2] * 5)
@@ -148,14 +151,7 @@ def test_a_call_that_began_before_a_save_ends_with_the_old_files(space: Space) -
         assert not any(call.done() for call in calls)
         (space.folder / "go").touch()
         assert [call.result(PATIENCE) for call in calls] == [[1] * 5] * 4
-    eventually(lambda: not _loaded(before, space), "the end of the old generation")
-
-
-def _loaded(before: set[int], space: Space) -> list[int]:
-    """The processes of those that were there before which run an older generation of the space's function."""
-    here = str(space.folder)
-    young = {pid for pid in before if alive(pid) and os.readlink(f"/proc/{pid}/cwd") == here}
-    return [pid for pid in young if space.answer() != [2] * 5]
+    eventually(lambda: not old & space.host.descendants(), "the end of the old generation")
 
 
 def test_a_stream_that_began_before_a_save_ends_with_the_old_files(space: Space) -> None:
@@ -186,10 +182,10 @@ def test_a_stream_that_began_before_a_save_ends_with_the_old_files(space: Space)
         for name, kind in kinds.items():
             before = space.status(name)["generation"]
             space.write(f"{name}.py", f"import helper\ndef handle(data): return helper.VERSION\n# {kind}")
-            eventually(lambda: space.status(name)["generation"] != before, "the new code")
+            eventually(lambda n=name, old=before: space.status(n)["generation"] != old, "the new code")
             assert space.answer(name) == 2
         (space.folder / "go").touch()
-        assert {name: list(line) for name, line in lines.items()} == dict.fromkeys(kinds, ["1 ends 1"])
+        assert {name: list(line) for name, line in lines.items()} == {name: ["1 ends 1"] for name in kinds}
 
 
 # git

@@ -134,6 +134,29 @@ async def test_chunks_come_in_order_and_end() -> None:
     assert exchange.unread == 0
 
 
+async def test_each_chunk_and_the_end_wake_who_waits_for_them() -> None:
+    """Alone."""
+    exchange = Made().exchange
+    exchange.answered(HEAD)
+    chunks = exchange.chunks()
+
+    assert await soon_after(lambda: exchange.chunk_received(b"a"), anext(chunks)) == b"a"
+    assert await soon_after(exchange.ended, anext(chunks, None)) is None
+
+
+async def test_a_new_exchange_has_no_worker_and_no_end() -> None:
+    """What the pool goes by."""
+    made = Made()
+    exchange = made.exchange
+
+    assert (exchange.call.id, exchange.timeout) == (1, 10.0)
+    assert (exchange.started_at, exchange.status, exchange.unread) == (0.0, 0, 0)
+    assert not any((exchange.late, exchange.overdue, exchange.retried, exchange.over, exchange.left))
+    assert not exchange.streaming
+    exchange.answered(HEAD)
+    assert exchange.streaming
+
+
 async def test_a_stream_that_is_over_before_anybody_reads_is_read_whole() -> None:
     """The END takes nothing away."""
     exchange = Made().exchange
@@ -227,10 +250,11 @@ async def test_what_comes_for_a_client_that_left_is_dropped() -> None:
     made = Made()
     with made.exchange:
         made.exchange.answered(HEAD)
-    made.exchange.chunk_received(b"x" * wire.PIECE)
+        made.exchange.chunk_received(b"x")
+    for _ in range(20):
+        made.exchange.chunk_received(b"x" * wire.PIECE)
 
     assert made.exchange.unread == 0
-    assert not made.exchange._chunks
 
 
 async def test_chunks_after_an_error_are_dropped() -> None:

@@ -304,7 +304,9 @@ async def test_a_change_while_sources_are_read_is_not_missed(monkeypatch: pytest
         assert stage.pool.served == ["two"]
 
 
-async def test_a_failed_load_replaces_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_load_replaces_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is told with file and line, and counted; the next good save ends the error."""
     caplog.set_level(logging.INFO)
     async with staged(monkeypatch) as stage:
@@ -340,7 +342,7 @@ async def test_in_debug_an_error_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     [
         ("", (f"{FOLDER}/stock.py", 7)),
         ('Thread 1:\n  File "/usr/lib/time.py", line 2 in sleep\n', (f"{FOLDER}/stock.py", 7)),
-        (f'  File "/usr/x.py", line 2 in f\n  File "{FOLDER}/helper.py", line 5 in <module>\n', (f"{FOLDER}/helper.py", 5)),
+        (f'  File "/usr/x.py", line 2 in f\n  File "{FOLDER}/help.py", line 5 in <module>\n', (f"{FOLDER}/help.py", 5)),
         (f'  File "{FOLDER}/a.py", line 1 in a\n  File "{FOLDER}/b.py", line 2 in b\n', (f"{FOLDER}/a.py", 1)),
     ],
 )  # fmt: skip

@@ -55,13 +55,11 @@ class Place:
     def registry(self, **settings: Any) -> Registry:
         """The functions that are on disk."""
         defaults = msgspec.structs.replace(self.config.defaults, **settings)
-        return Registry(
-            ("demo",),
-            {
-                key: Function(function_id(*key), *key, found.path, found.line, found.kind, found.takes, found.digest, defaults)
-                for key, found in self.loader.scan().functions.items()
-            },
-        )  # fmt: skip
+        functions = {
+            key: Function(function_id(*key), *key, one.path, one.line, one.kind, one.takes, one.digest, defaults)
+            for key, one in self.loader.scan().functions.items()
+        }
+        return Registry(("demo",), functions)
 
     def function(self, name: str = "stock", **settings: Any) -> Function:
         return self.registry(**settings).functions["demo", name]
@@ -101,9 +99,7 @@ def place(tmp_path: Path) -> Place:
 async def running(place: Place, *, max_zygotes: int = 256) -> AsyncIterator[Place]:
     """The place with pools at work."""
     async with Spawner() as spawner, anyio.create_task_group() as tasks:
-        place.pools = Pools(
-            place.loader, spawner, tasks, lambda *_: None, max_zygotes=max_zygotes, debug=False
-        )
+        place.pools = Pools(place.loader, spawner, tasks, lambda *_: None, max_zygotes=max_zygotes, debug=False)
         try:
             yield place
         finally:

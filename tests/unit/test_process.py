@@ -342,9 +342,10 @@ async def test_a_process_that_cannot_even_be_asked_for(line: Line, monkeypatch: 
     def full(fd: int) -> int:
         raise OSError(24, "Too many open files")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "dup", full)
-        family.fork(line.control, "fork", [])
+        with pytest.raises(OSError, match="Too many"):
+            family.fork(line.control, "fork", [])
 
     assert open_files() == before
     family.lost()

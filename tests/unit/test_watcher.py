@@ -243,7 +243,7 @@ async def test_aiming_at_the_same_changes_nothing(root: Root) -> None:
 
 
 async def test_what_links_lead_to_is_watched(root: Root, tmp_path: Path) -> None:
-    """A change there, or of a link on the way, is told as one of the link; what is in a linked folder, by both names."""
+    """A change there, or of a link on the way, is told as one of the link; what is in a linked folder, twice."""
     far = Path(os.path.realpath(tmp_path)) / "far"
     (far / "folder").mkdir(parents=True)
     links = {

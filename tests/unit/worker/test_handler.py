@@ -189,6 +189,7 @@ def test_what_is_not_known_needs_a_default(handle: Callable[..., Any]) -> None:
 
 def test_a_signature_that_cannot_be_read() -> None:
     """LoadError, too."""
+
     def handle(data: Any) -> None:
         """Its signature is not one."""
 

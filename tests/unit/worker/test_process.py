@@ -183,7 +183,8 @@ def test_standard_descriptors_are_filled(closed: list[int]) -> None:
             os.close(fd)
         process.fill_standard_fds()
         null = os.stat(os.devnull)
-        right = [os.fstat(fd).st_rdev == null.st_rdev if fd in {closed} else os.fstat(fd) == before[fd] for fd in range(3)]
+        now = [os.fstat(fd) for fd in range(3)]
+        right = [now[i].st_rdev == null.st_rdev if i in {closed} else now[i] == before[i] for i in range(3)]
         os.write(keep, (str(right) + " " + str(os.get_inheritable(1)) + " " + str(os.dup(1) - keep)).encode())
     """) == ["[True,", "True,", "True]", "True", "1"]
 

@@ -250,7 +250,7 @@ def test_a_child_that_the_import_forks_is_not_a_second_zygote(base: Base) -> Non
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), name='t').start()\n", "threads running (t)"),
+        ("import threading as t, time\nt.Thread(target=time.sleep, args=(1e6,), name='x').start()\n", "running (x)"),
         ("import socket\nkept = socket.socketpair()\n", "left sockets open"),
         ("import asyncio\nloop = asyncio.new_event_loop()\n", "left sockets open"),
         ("import threading\nt = threading.Thread(target=int)\nt.start()\nt.join()\n", None),
@@ -286,15 +286,23 @@ def test_a_fresh_worker(base: Base) -> None:
 
 
 def test_it_says_why_it_cannot_fork(base: Base) -> None:
-    """The host is told; the zygote goes on."""
-    import_and_limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
-    zygote = base.load(import_and_limit + "import os\nkept = [os.dup(1) for _ in range(3)]\n" + PLAIN)
+    """Here, as the import has left no room for the descriptor of a child; nothing is left of the attempt."""
+    zygote = base.load(
+        "import os, resource\n"
+        "free = os.dup(0)\n"
+        "os.close(free)\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, free + 3))\n{PLAIN}"
+    )
     assert ready(zygote)["op"] == "ready"
+    fds = [os.memfd_create("any") for _ in range(3)]
 
-    socket.send_fds(zygote.sockets[0], [b'{"op": "fork", "id": 9}'], [])
-    message, fds = hear(zygote.sockets[0])
+    for number in (8, 9):
+        socket.send_fds(zygote.sockets[0], [json.dumps({"op": "fork", "id": number}).encode()], fds)
+        message, received = hear(zygote.sockets[0])
+        assert (message["op"], message["id"], received) == ("fork_failed", number, [])
+        assert "Too many open files" in message["message"]
 
-    assert message["op"] in ("forked", "fork_failed", "exited")
+    assert not Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text()
     for fd in fds:
         os.close(fd)
 
