@@ -35,14 +35,10 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of: {', '.join(report.BENCHES)}; all by default"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(report.BENCHES)}; all by default")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that it works; not kept")
     parser.add_argument("--install", action="store_true", help="only install the peers")
-    parser.add_argument(
-        "--write-readme", action="store_true", help="only put the kept results into README.md"
-    )
+    parser.add_argument("--write-readme", action="store_true", help="only put the kept results into README.md")
     parsed = parser.parse_args()
     if unknown := set(parsed.names) - set(report.BENCHES):
         parser.error(f"no such bench: {', '.join(sorted(unknown))} (there are: {', '.join(report.BENCHES)})")

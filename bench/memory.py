@@ -44,9 +44,7 @@ def run(options: Options) -> Report:
     for mode in ("sync", "async"):
         one, many = framework(mode, 1), framework(mode, WORKERS)
         report.rows.append(row(f"functions-framework, {mode}", "plain", one, many))
-    report.note = (
-        "PSS of a server with all its processes; a worker of functions-framework is a gunicorn worker."
-    )
+    report.note = "PSS of a server with all its processes; a worker of functions-framework is a gunicorn worker."
     return report
 
 

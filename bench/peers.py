@@ -71,9 +71,7 @@ class Peer:
 
 
 FRAMEWORK = "{bin}/functions-framework --target handle --host 127.0.0.1 --port {port} --source {apps}/"
-UVICORN = (
-    "{bin}/uvicorn --port {port} --loop uvloop --http httptools --no-access-log --log-level warning asgi:app"
-)
+UVICORN = "{bin}/uvicorn --port {port} --loop uvloop --http httptools --no-access-log --log-level warning asgi:app"
 HYPERCORN = "{bin}/hypercorn --bind 127.0.0.1:{port} asgi:app --worker-class "
 WORKERD = "{workerd} serve {apps}/workerd.capnp --socket-addr http=127.0.0.1:{port}"
 KNATIVE = {"LISTEN_ADDRESS": "127.0.0.1:{port}"}

@@ -76,9 +76,7 @@ def at_version(version: int, source: str) -> str:
     return source.replace('data["a"]', str(version)).replace("data.a", str(version))
 
 
-def edit(
-    server: Server, file: Path, source: str, clients: int, edits: int
-) -> tuple[list[float], list[Poller]]:
+def edit(server: Server, file: Path, source: str, clients: int, edits: int) -> tuple[list[float], list[Poller]]:
     """Saves version after version while pollers call; the first poller tells when each is served."""
     pollers = [Poller(server) for _ in range(1 + clients)]
     done = threading.Event()

@@ -7,9 +7,12 @@ moment later, would cost more than anything else that the host does for a short 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from .exchange import Exchange
+
+log = logging.getLogger("spaces.host")
 
 TICK = 0.02  # seconds: a call is looked at up to so much after it is due
 
@@ -34,4 +37,7 @@ class Deadlines:
 
     def _reached(self, tick: int) -> None:
         for look, exchange in self._ticks.pop(tick):
-            look(exchange)
+            try:
+                look(exchange)
+            except Exception:
+                log.exception("a call could not be looked at")  # the others of this tick can

@@ -23,6 +23,7 @@ from .process import Process
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote, passed_environment
+from .tasks import Tasks
 from .worker import wire
 from .worker.process import OPEN_FILES
 
@@ -121,7 +122,7 @@ class Generation:
 class Home(Protocol):
     """What a worker tells its pool."""
 
-    tasks: anyio.abc.TaskGroup
+    tasks: Tasks
 
     def released(self, worker: Worker, exchange: Exchange, result: Result | None) -> None:
         """A call is over."""

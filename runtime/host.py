@@ -29,6 +29,7 @@ from .pools import Pools
 from .registry import Function, Registry
 from .search import Hint
 from .spawner import Spawner
+from .tasks import Tasks
 
 EAGER = 50  # in dev, so many changed functions at once are loaded before anybody calls them
 
@@ -82,7 +83,7 @@ class Host:
         self._pools = Pools(
             self._loader,
             self._spawner,
-            self._tasks,
+            Tasks(self._tasks),
             self._printed,
             max_zygotes=self.config.server.max_zygotes,
             debug=self.debug,
@@ -196,7 +197,8 @@ class Host:
             settings = self.config.settings(found.space, found.name)
             before = known.get(key)
             if before is not None and (before.path, before.digest) == (found.path, found.digest):
-                functions[key] = msgspec.structs.replace(before, settings=settings)
+                kept = before.settings is settings
+                functions[key] = before if kept else msgspec.structs.replace(before, settings=settings)
                 continue
             functions[key] = Function(
                 id=function_id(found.space, found.name),

@@ -31,8 +31,8 @@ class IdleEnds:
 
     def restart(self) -> None:
         """The settings are other ones."""
-        if self._timer is not None:
-            self.stop()
+        self.stop()
+        if self._workers():
             self.watch()
 
     def stop(self) -> None:

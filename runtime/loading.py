@@ -91,12 +91,14 @@ class Loading:
     async def _run(self) -> None:
         attempts = 0
         again = True
-        while (again or self._dirty) and not self._closed:
-            attempts += 1
-            again = await self._load(last=attempts >= ATTEMPTS)
-            if not again:
-                attempts = 0
-        self.pool.loading = False
+        try:
+            while (again or self._dirty) and not self._closed:
+                attempts += 1
+                again = await self._load(last=attempts >= ATTEMPTS)
+                if not again:
+                    attempts = 0
+        finally:
+            self.pool.loading = False
         self.pool.loaded()
 
     async def _supersede(self, snapshot: Snapshot, scope: anyio.CancelScope) -> None:

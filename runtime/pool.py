@@ -15,8 +15,6 @@ from operator import attrgetter
 from time import monotonic
 from typing import Any
 
-import anyio.abc
-
 from .calls import Call, Result
 from .deadlines import Deadlines
 from .errors import (
@@ -34,6 +32,7 @@ from .generation import Generation, Worker, is_long
 from .idle import IdleEnds
 from .pace import Pace
 from .registry import Function
+from .tasks import Tasks
 from .telemetry import FunctionStats
 
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
@@ -56,7 +55,7 @@ class Pool:
     def __init__(
         self,
         function: Function,
-        tasks: anyio.abc.TaskGroup,
+        tasks: Tasks,
         deadlines: Deadlines,
         need_generation: Callable[[Pool], None],
         on_output: OnOutput,

@@ -20,6 +20,7 @@ from .loading import Loading, Sources
 from .pool import OnOutput, Pool
 from .registry import Function, Registry
 from .spawner import Spawner
+from .tasks import Tasks
 
 LOADS_AT_ONCE = 4 * (os.cpu_count() or 1)
 TIDY_EVERY = 1.0  # seconds
@@ -33,7 +34,7 @@ class Pools:
         self,
         sources: Sources,
         spawner: Spawner,
-        tasks: anyio.abc.TaskGroup,
+        tasks: Tasks,
         on_output: OnOutput,
         *,
         max_zygotes: int,

@@ -108,7 +108,7 @@ def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
     made: list[int] = []
     try:
         for fd in fds:
-            made.append(os.dup(fd))
+            made.append(os.dup(fd))  # noqa: PERF401 - those made so far must be known
     except OSError:
         _close_all(made)
         raise

@@ -75,7 +75,7 @@ HELPERS = {
     "package": ("stock.py", "import pack\ndef handle(data): return pack.X", "pack/__init__.py"),
     "submodule": ("stock.py", "import pack.deep.helper as h\ndef handle(data): return h.X", "pack/deep/helper.py"),
     "lazy": ("stock.py", "def handle(data):\n    import helper\n    return helper.X", "helper.py"),
-    "lazy relative": ("stock.py", "def handle(data):\n    from .pack import inner\n    return inner.X", "pack/inner.py"),
+    "lazy relative": ("stock.py", "def handle(data):\n    from .pack import sub\n    return sub.X", "pack/sub.py"),
     "by name": ("stock.py", "helper = __import__('helper')\ndef handle(data): return helper.X", "helper.py"),
     "made up": (
         "stock.py",
@@ -285,13 +285,13 @@ def test_a_good_save_ends_an_import_that_never_ends(site: Site) -> None:
     site.write("demo/stock.py", version(1))
     host = site.start("dev")
     assert host.call("demo/stock").json() == 1
-    site.write("demo/stock.py", "print('stock begins', flush=True)\nwhile True: pass\n" + version(0))
-    host.logged("stock begins")
+    begins = "import os\nprint('stock begins as', os.getpid(), flush=True)\nwhile True: pass\n"
+    site.write("demo/stock.py", begins + version(0))
+    stuck = int(host.logged("stock begins as").split()[-1])
     assert host.call("demo/stock").json() == 1
-    before = host.descendants()
     site.write("demo/stock.py", version(2))
     eventually(lambda: host.call("demo/stock").json() == 2, "the good save")
-    eventually(lambda: not [pid for pid in before - host.descendants() if alive(pid)], "the end of the old one")
+    eventually(lambda: not alive(stuck), "the end of the stuck import")
 
     site.write("demo/first.py", "import time\nprint('again begins', flush=True)\ntime.sleep(1e6)\n" + version(0))
     host.logged("again begins")
@@ -358,6 +358,22 @@ def test_who_calls_a_function_that_has_no_good_generation_sees_why(site: Site, c
     eventually(lambda: host.status("demo/stock")["state"] == "failed", "its state")
     site.write("demo/helper.py", "")
     eventually(lambda: host.call("demo/stock").status_code == 200, "the good save")
+
+
+def test_in_dev_mistakes_are_told_before_anybody_calls(site: Site) -> None:
+    """Of a new function and of one that was never called; with the traceback, and with what is good again."""
+    site.write("demo/stock.py", version(1))
+    host = site.start("dev")
+    site.write("demo/stock.py", "1 / 0\n" + version(2))
+    assert "ZeroDivisionError" in host.logged("demo/stock could not be loaded")
+    host.logged("Traceback (most recent call last)")
+    site.write("demo/new.py", "def handle(data):\n    return (\n")
+    assert "new.py:2: SyntaxError" in host.logged("demo/new could not be loaded")
+    eventually(lambda: host.status("demo/new")["state"] == "failed", "its state")
+    for name in ("stock", "new"):
+        site.write(f"demo/{name}.py", version(3))
+        host.logged(f"demo/{name} loaded")
+        assert host.call(f"demo/{name}").json() == 3
 
 
 def test_a_generation_that_was_ended_while_idle_is_made_again_from_its_own_sources(site: Site) -> None:

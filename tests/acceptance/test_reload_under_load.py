@@ -141,7 +141,7 @@ def test_a_call_that_began_before_a_save_ends_with_the_old_files(space: Space) -
     space.comes_to_serve([1] * 5)
     with ThreadPoolExecutor(4) as clients:
         calls = [clients.submit(space.answer, "stock", "?wait=1") for _ in range(4)]
-        eventually(lambda: space.status()["busy"] == 4, "the calls under way")
+        eventually(lambda: space.status()["workers"] == 4, "a worker for each of the calls under way")
         old = {pid for pid in space.host.descendants() if os.readlink(f"/proc/{pid}/cwd") == str(space.folder)}
         assert len(old) == 5  # a zygote and its workers
         for name, text in state(2).items():

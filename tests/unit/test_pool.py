@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from runtime.deadlines import TICK as LOOK
 from runtime.errors import (
     FunctionRefused,
     FunctionTimeout,
@@ -22,7 +24,7 @@ from runtime.errors import (
 )
 from runtime.generation import GRACE, REASON_WAIT, RETIRE_WAIT
 from runtime.pace import MAX_DEPTH
-from runtime.pool import GROW_AFTER, MAX_HEAD, RECLAIM_AFTER, RESPITE, STALLED
+from runtime.pool import GROW_AFTER, MAX_HEAD, MOMENT, RECLAIM_AFTER, RESPITE, STALLED
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks
@@ -455,6 +457,32 @@ async def test_a_call_that_does_not_answer_is_a_timeout_and_loses_its_process(ma
     assert (await client).status == 200
 
 
+async def test_a_call_that_takes_longer_than_a_moment_is_late(make: MakeStage) -> None:
+    """So its client is watched from then on; it has all its time still."""
+    stage = make(timeout=2.0)
+    exchange = stage.lease()
+    started = stage.loop.time()
+
+    assert await exchange.soon() is None
+    assert MOMENT <= stage.loop.time() - started <= MOMENT + 2 * LOOK
+    assert isinstance(await stage.client(exchange), NoFreeWorker)
+    assert 2.0 <= stage.loop.time() - started <= 2.0 + 2 * LOOK
+
+
+async def test_a_sync_call_is_ended_at_its_deadline_without_its_client_too(make: MakeStage) -> None:
+    """Nobody would ever hear of it, and it would hold its worker for ever."""
+    stage = make(timeout=2.0)
+    client, worker, _ = await begin(stage)
+    client.cancel()
+    await stage.sleep(1.9)
+    assert not worker.process.killed
+    await stage.sleep(0.1 + STOPPED)
+
+    assert worker.process.killed
+    assert stage.pool.busy == 0
+    assert stage.pool.stats.calls == {504: 1}
+
+
 async def test_an_answer_that_comes_just_after_the_deadline_spares_the_process(make: MakeStage) -> None:
     """The client has its 504, and the worker is as good as any."""
     stage = make(timeout=2.0)
@@ -853,6 +881,34 @@ async def test_min_workers_are_there_before_the_first_call_and_again_after_a_dea
     assert len(stage.workers) == 3
     await stage.sleep(RESPITE)
     assert [worker.alive for worker in stage.workers] == [False, False, True, True]
+
+
+async def test_new_settings_for_idle_workers_apply_at_once(make: MakeStage) -> None:
+    """When they are to end sooner, and when fewer of them are to be kept."""
+    for before, after in (({"idle_timeout": 1000.0}, {"idle_timeout": 1.0}), ({"min_workers": 2}, {"min_workers": 0})):
+        stage = make(**{"idle_timeout": 1.0, "max_workers": 2, **before})
+        (one, first, _), (two, second, _) = await begin(stage), await begin(stage)
+        first.answer()
+        second.answer()
+        await asyncio.gather(one, two)
+        await stage.sleep(5.0)
+        assert [worker.alive for worker in stage.workers] == [True, True]
+
+        settings = structs.replace(stage.function.settings, **after)
+        stage.pool.function = structs.replace(stage.function, settings=settings)
+        stage.pool.reconfigured()
+        await stage.sleep(2.0)
+        assert [worker.alive for worker in stage.workers] == [False, False]
+
+
+async def test_new_settings_for_min_workers_start_them(make: MakeStage) -> None:
+    """Without a call."""
+    stage = make()
+    settings = structs.replace(stage.function.settings, min_workers=2)
+    stage.pool.function = structs.replace(stage.function, settings=settings)
+    stage.pool.reconfigured()
+
+    assert len(stage.workers) == 2
 
 
 async def test_a_retired_worker_that_does_not_go_is_killed(make: MakeStage) -> None:
