@@ -21,6 +21,7 @@ from .exchange import Exchange
 from .worker import wire
 
 RECEIVE = 64 * 1024  # larger buffers would be mapped and unmapped at each read
+KNOWN_HEADERS = 256  # that many of a worker's are remembered as good
 HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+\0[^\0\r\n]*(?:\0(?=.)|$))*", re.DOTALL)
 
 
@@ -107,6 +108,7 @@ class Channel:
         self._reader = wire.Reader()
         self._unsent: deque[memoryview] = deque()
         self._last_stream = 0
+        self._good_headers: set[bytes] = set()
         self.pongs = 0
         loop.add_reader(sock, self._readable)
 
@@ -114,7 +116,7 @@ class Channel:
         """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
         call = exchange.call
         stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
-        length = sum(map(len, call.body))
+        length = exchange.size
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
             stream, call.id, deadline, call.attempt, call.method,
@@ -249,8 +251,8 @@ class Channel:
         if exchange.streaming:
             raise wire.ProtocolError("a second RESULT")
         status, micros, headers, body = wire.parse_result(payload)
-        if HEADERS.fullmatch(headers) is None:
-            raise wire.ProtocolError("malformed headers in a RESULT")
+        if headers not in self._good_headers:
+            self._check_headers(headers)
         last = bool(flags & wire.LAST)
         if body and not last:
             raise wire.ProtocolError("a RESULT with part of a body")
@@ -258,8 +260,13 @@ class Channel:
         exchange.answered(result)
         if last:
             self._over(exchange, result)
-        elif exchange.left:  # it turns out to be a stream, and nobody will read it
-            self.cancel(exchange)
+
+    def _check_headers(self, headers: bytes) -> None:
+        """ProtocolError unless they can be put on a connection. The same ones come again and again."""
+        if HEADERS.fullmatch(headers) is None:
+            raise wire.ProtocolError("malformed headers in a RESULT")
+        if len(self._good_headers) < KNOWN_HEADERS and len(headers) < 512:
+            self._good_headers.add(headers)
 
     def _over(self, exchange: Exchange, result: Result | None) -> None:
         del self.exchanges[exchange.stream]

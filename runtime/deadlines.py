@@ -24,19 +24,25 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._ticks: dict[int, list[tuple[Look, Exchange]]] = {}
+        self._ticks: dict[int, dict[Exchange, Look]] = {}
 
     def add(self, due: float, look: Look, exchange: Exchange) -> None:
-        """Call `look(exchange)` once the loop's clock is past `due`, also when the call is over by then."""
+        """Call `look(exchange)` once the loop's clock is past `due`, unless it is removed before."""
         tick = int(due / TICK) + 1
         waiting = self._ticks.get(tick)
         if waiting is None:
-            waiting = self._ticks[tick] = []
+            waiting = self._ticks[tick] = {}
             self._loop.call_at(tick * TICK, self._reached, tick)
-        waiting.append((look, exchange))
+        waiting[exchange] = look
+        exchange.due = waiting
+
+    def remove(self, exchange: Exchange) -> None:
+        """The call is over: let go of it at once, so that its memory serves the next one."""
+        if exchange.due is not None:
+            exchange.due.pop(exchange, None)
 
     def _reached(self, tick: int) -> None:
-        for look, exchange in self._ticks.pop(tick):
+        for exchange, look in tuple(self._ticks.pop(tick).items()):
             try:
                 look(exchange)
             except Exception:

@@ -35,7 +35,7 @@ class Exchange:
 
     __slots__ = (
         "_chunks", "_error", "_granted", "_loop", "_on_leave", "_result", "_wakeup", "accepted_at", "call",
-        "channel", "deadline", "late", "left", "over", "overdue", "progress_at", "retried", "started_at",
+        "channel", "deadline", "due", "late", "left", "over", "overdue", "progress_at", "retried", "size", "started_at",
         "status", "stream", "timeout", "unread",
     )  # fmt: skip
 
@@ -48,12 +48,14 @@ class Exchange:
     ) -> None:
         now = monotonic()
         self.call = call
+        self.size = sum(map(len, call.body))  # bytes of the request's body
         self.timeout = timeout
         self.accepted_at = now
         self.deadline = now + timeout
         self.started_at = 0.0  # when a worker got it
         self.progress_at = now  # when the last chunk came or went
         self.channel: Link | None = None  # None: it waits for a worker
+        self.due: dict[Exchange, Callable[[Exchange], None]] | None = None  # where it is in the deadlines
         self.stream = 0
         self.status = 0
         self.unread = 0  # bytes that have arrived and that the client has not taken yet

@@ -318,7 +318,7 @@ class Worker:
 
 def is_long(exchange: Exchange) -> bool:
     """Whether its body does not travel with it, but follows."""
-    return sum(map(len, exchange.call.body)) > wire.INLINE
+    return exchange.size > wire.INLINE
 
 
 def place(stack: str, folder: str) -> str:

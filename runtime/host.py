@@ -233,7 +233,7 @@ class Host:
         if config.server != self.config.server:
             log.warning("spaces.toml: changes in [server] take effect at the next start")
         self.config = msgspec.structs.replace(config, server=self.config.server)
-        self._loader.configure(self.config)
+        await anyio.to_thread.run_sync(self._loader.configure, self.config)
         log.info("spaces.toml loaded")
 
     def _report_changes(self, before: Registry) -> None:

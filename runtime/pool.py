@@ -319,6 +319,7 @@ class Pool:
 
     def _count(self, exchange: Exchange, result: Result | None) -> None:
         self.busy -= 1
+        self._deadlines.remove(exchange)
         now = monotonic()
         started = exchange.started_at or now
         in_handler = result.handler_seconds if result is not None else now - started

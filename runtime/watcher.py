@@ -190,7 +190,7 @@ class Watcher:
 
 
 class _Thread(threading.Thread):
-    """One watch: through watchfiles, which asks for the system's events once a STEP, or by looking for itself."""
+    """One watch: through watchfiles, which asks for the system's events every few ms, or by looking for itself."""
 
     def __init__(self, watcher: Watcher, folders: Collection[str], *, recursive: bool) -> None:
         super().__init__(name="spaces watcher", daemon=True)
@@ -230,7 +230,7 @@ class _Thread(threading.Thread):
             *self._folders,
             watch_filter=None,
             debounce=DEBOUNCE,
-            step=STEP,
+            step=STEP if self._recursive else 4 * STEP,  # code is saved more often than spaces.toml
             stop_event=self,
             rust_timeout=0,  # with a timeout it could lose what comes in at that very moment
             raise_interrupt=False,

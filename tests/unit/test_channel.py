@@ -265,12 +265,42 @@ async def test_a_body_for_a_worker_that_has_gone_is_dropped(line: Line) -> None:
     assert line.channel._unsent
     line.peer.close()
     line.channel.cancel(line.start())
+    line.channel._writable()
+    assert not line.channel._unsent
     await turn()
 
     assert line.owner.ends == [None]
     line.channel.close()
     line.channel.write(b"more")
     assert not line.channel._unsent
+
+
+async def test_a_frame_for_a_worker_that_has_gone_is_dropped(line: Line) -> None:
+    """Nothing is raised, and nothing is kept."""
+    line.peer.close()
+    line.channel.write(b"frame")
+
+    assert not line.channel._unsent
+    await turn()
+    assert line.owner.ends == [None]
+
+
+async def test_a_frame_that_the_socket_takes_nothing_of_waits(line: Line) -> None:
+    """It is sent when there is room again."""
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += line.channel._sock.send(bytes(65536))
+    line.channel.ping()
+    assert len(line.channel._unsent) == 1
+
+    received = b""
+    with anyio.fail_after(PATIENCE):
+        while len(received) < filled + wire.PREFIX_SIZE:
+            with suppress(BlockingIOError):
+                received += line.peer.recv(1024 * 1024)
+            await asyncio.sleep(0)
+    assert received[filled:] == wire.frame(wire.PING, 0)
 
 
 # Answers in.
@@ -567,12 +597,15 @@ async def test_closing_ends_the_worker(is_queued: bool) -> None:
 
 
 async def test_closing_lets_go_of_what_was_not_sent(line: Line) -> None:
-    """A body of a call that is over takes no memory."""
+    """A body of a call that is over takes no memory, and the loop no longer looks at the socket."""
     line.start(body=(bytes(8 * 1024 * 1024),))
     assert line.channel._unsent
+    number, loop = line.channel._sock.fileno(), asyncio.get_running_loop()
     line.channel.close()
 
     assert not line.channel._unsent
+    assert not loop.remove_reader(number)
+    assert not loop.remove_writer(number)
 
 
 # Taking back.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,14 @@ from runtime.deadlines import TICK, Deadlines
 from tests.unit.simulated import JumpingLoop
 
 FAR = 100.0
+
+
+class Named:
+    """Stands for a call."""
+
+    def __init__(self, name: Any) -> None:
+        self.name = name
+        self.due: Any = None
 
 
 class Clocked:
@@ -25,10 +34,12 @@ class Clocked:
         self.seen: list[tuple[Any, float]] = []
 
     def look(self, exchange: Any) -> None:
-        self.seen.append((exchange, self.loop.time() - self.start))
+        self.seen.append((exchange.name, self.loop.time() - self.start))
 
-    def add(self, after: float, name: Any, look: Callable[[Any], None] | None = None) -> None:
-        self.deadlines.add(self.start + after, look or self.look, name)
+    def add(self, after: float, name: Any, look: Callable[[Any], None] | None = None) -> Any:
+        call: Any = name if isinstance(name, Named) else Named(name)
+        self.deadlines.add(self.start + after, look or self.look, call)
+        return call
 
     def run(self, seconds: float = FAR) -> list[tuple[Any, float]]:
         self.loop.run_until_complete(asyncio.sleep(seconds))
@@ -77,10 +88,10 @@ def test_who_is_looked_at_may_be_added_again() -> None:
     """For later, or for the tick that has just been reached."""
     clocked = Clocked()
 
-    def again(name: Any) -> None:
-        clocked.look(name)
+    def again(call: Any) -> None:
+        clocked.look(call)
         if len(clocked.seen) < 3:
-            clocked.add(clocked.loop.time() - clocked.start, name, again)
+            clocked.add(clocked.loop.time() - clocked.start, call, again)
 
     clocked.add(1.0, "call", again)
     seen = clocked.run()
@@ -97,3 +108,36 @@ def test_nothing_is_kept_of_what_was_looked_at() -> None:
     clocked.close()
 
     assert clocked.deadlines._ticks == {}
+
+
+def test_who_is_removed_is_let_go_of_and_not_looked_at() -> None:
+    """Also when it was never added, or was looked at already."""
+    clocked = Clocked()
+    gone = clocked.add(1.0, "gone")
+    clocked.add(1.0, "stays")
+    clocked.deadlines.remove(gone)
+    kept = [call for tick in clocked.deadlines._ticks.values() for call in tick]
+    never: Any = Named("never")
+    clocked.deadlines.remove(never)
+    seen = clocked.run()
+    clocked.deadlines.remove(gone)
+    clocked.close()
+
+    assert [name for name, _ in seen] == ["stays"]
+    assert gone not in kept
+
+
+def test_one_that_fails_does_not_cost_the_others_their_look(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged."""
+    clocked = Clocked()
+
+    def fail(call: Any) -> None:
+        raise ZeroDivisionError
+
+    clocked.add(1.0, "bad", fail)
+    clocked.add(1.0, "good")
+    seen = clocked.run()
+    clocked.close()
+
+    assert [name for name, _ in seen] == ["good"]
+    assert "ZeroDivisionError" in caplog.text
