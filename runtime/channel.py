@@ -260,6 +260,8 @@ class Channel:
         exchange.answered(result)
         if last:
             self._over(exchange, result)
+        elif exchange.left:  # it turns out to be a stream, and nobody will read it
+            self.cancel(exchange)
 
     def _check_headers(self, headers: bytes) -> None:
         """ProtocolError unless they can be put on a connection. The same ones come again and again."""

@@ -150,7 +150,8 @@ class Pool:
                 self._tick_soon()
                 if worker.running_for > RECLAIM_AFTER:
                     self._reclaim(worker)
-        late = monotonic() - GROW_AFTER
+        stuck = all(worker.running_for > GROW_AFTER for worker in self.workers)  # else they get on with it
+        late = monotonic() - (GROW_AFTER if stuck else RECLAIM_AFTER)
         if self.current is not None and self.current.alive and self._grown_at <= late:
             missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
             workers = len(self.current.workers)  # twice as many at most: the next look is soon
