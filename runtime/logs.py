@@ -11,13 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
 from typing import TextIO
 
 import msgspec
 
+LAST_WORDS = 5.0  # seconds that whoever reads the log has at the end to take what is left
 QUEUE = 10_000  # lines that wait to be written
 FIELDS = ("function", "call_id", "method", "path", "status", "seconds", "stack")
 COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
@@ -43,7 +44,12 @@ class JsonFormatter(logging.Formatter):
         line |= {field: getattr(record, field) for field in FIELDS if getattr(record, field, None) is not None}
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # a file's name, for one, need not be text
+            sound = {key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+                     for key, value in line.items()}  # fmt: skip
+            return msgspec.json.encode(sound, enc_hook=str).decode()
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -88,6 +94,21 @@ class DroppingHandler(QueueHandler):
             self.dropped += 1
 
 
+class PatientListener(QueueListener):
+    """Writes what the queue holds; at its end it waits for room to say so, and then for the writing, not for ever."""
+
+    def enqueue_sentinel(self) -> None:
+        with suppress(Full):
+            self.queue.put(self._sentinel, timeout=LAST_WORDS)  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        thread = self._thread
+        if thread is not None:
+            self.enqueue_sentinel()
+            thread.join(LAST_WORDS)
+            self._thread = None
+
+
 @contextmanager
 def logging_to(
     stream: TextIO = sys.stderr, *, console: bool, level: str = "INFO", output: str | None = None
@@ -104,7 +125,7 @@ def logging_to(
     writer.setFormatter(formatter)
     queue: Queue[logging.LogRecord] = Queue(QUEUE)
     handler = DroppingHandler(queue)
-    listener = QueueListener(queue, writer)
+    listener = PatientListener(queue, writer)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
