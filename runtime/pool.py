@@ -104,9 +104,8 @@ class Pool:
 
     def _is_full(self) -> bool:
         """Whether there is no free worker, nor one that can still be started for each call that waits."""
-        settings = self.function.settings
-        startable = settings.max_workers - len(self.workers)
-        return not self._free and len(self.waiting) >= settings.max_waiting + startable
+        room = self.function.settings.max_workers - len(self.workers) + self.function.settings.max_waiting
+        return not self._free and len(self.waiting) >= room
 
     def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
@@ -264,8 +263,9 @@ class Pool:
         due = exchange.deadline
         if exchange.streaming:
             due = exchange.progress_at + (STALLED if exchange.unread else exchange.timeout)
-        if due > monotonic():
-            self._deadlines.add(due, self._expired, exchange)
+        now = monotonic()
+        if due > now:  # a client that reads nothing may begin to, or leave: look again before its time is up
+            self._deadlines.add(min(due, now + exchange.timeout), self._expired, exchange)
             exchange.is_late()
             return
         worker = self._worker_of(exchange)
@@ -273,7 +273,6 @@ class Pool:
             self._reclaim(worker)
         if exchange.channel is None:
             self._expired_waiting(exchange)
-            self._serve_waiting()
             return
         what = "sent nothing more" if exchange.streaming else "did not answer"
         exchange.overdue = True
@@ -298,6 +297,7 @@ class Pool:
             )
         exchange.failed(error)
         self._count(exchange, None)
+        self._serve_waiting()
 
     def _worker_of(self, exchange: Exchange) -> Worker | None:
         owner: Any = getattr(exchange.channel, "owner", None)

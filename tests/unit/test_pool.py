@@ -634,6 +634,22 @@ async def test_a_client_that_does_not_read_holds_a_worker_for_so_long(make: Make
     assert stage.pool.busy == 0
 
 
+async def test_a_client_that_did_not_read_and_then_left_holds_a_worker_no_longer(make: MakeStage) -> None:
+    """From then on the function has `timeout` to stop, however long the client might have taken to read."""
+    stage = make(timeout=2.0)
+    exchange = stage.lease()
+    await stage.settle()
+    worker = stage.worker().ready()
+    stream = worker.take_one()
+    worker.head(stream).chunk(stream, b"x")
+    with exchange:
+        await stage.sleep(2 * MOMENT)  # it was looked at, and waits for its client
+    await stage.sleep(2 * exchange.timeout + STOPPED)
+
+    assert worker.process.killed
+    assert stage.pool.busy == 0
+
+
 async def test_an_async_call_is_cancelled_at_its_deadline(make: MakeStage) -> None:
     """A worker where it ends goes on serving, and no other call in it is disturbed."""
     stage = make("async", timeout=2.0)

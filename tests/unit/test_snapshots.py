@@ -349,8 +349,9 @@ def test_an_entry_that_is_away_for_a_moment_is_waited_for(space: Space, monkeypa
     naps: list[float] = []
 
     def come_back(seconds: float) -> None:
+        if not naps:
+            space.write({"stock.py": HANDLE})
         naps.append(seconds)
-        space.write({"stock.py": HANDLE})
 
     monkeypatch.setattr(time, "sleep", come_back)
     assert space.take().name == "stock"
