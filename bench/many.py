@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench import load
-from bench.client import APPS, Client
+from bench.client import APPS
 from bench.report import Check, Options, Report
 from bench.servers import Unavailable, spaces, write_root
 
@@ -73,6 +73,5 @@ def starting(start, rounds: int) -> tuple[float, float, float]:
     for _ in range(rounds):
         with start() as server:
             load.check(server)
-            Client(server.url).get("/healthz")
             readings.append((server.seconds_to_listening, server.rss(), server.pss()))
     return tuple(statistics.median(reading) for reading in zip(*readings, strict=True))
