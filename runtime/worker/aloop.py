@@ -37,7 +37,6 @@ class AsyncWorker(asyncio.Protocol):
     """One process's end of the channel, for handlers on an event loop."""
 
     def __init__(self, handler: Handler, running: asyncio.AbstractEventLoop) -> None:
-        loop.prepare(handler)
         self.handler = handler
         self.closed = asyncio.Event()
         self._loop = running

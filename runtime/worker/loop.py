@@ -7,7 +7,6 @@ BaseException included, is caught here and in `aloop.py` and nowhere else.
 from __future__ import annotations
 
 import atexit
-import sys
 from _thread import RLock
 from collections import deque
 from collections.abc import Iterator
@@ -23,7 +22,9 @@ from .handler import Handler
 
 REHEARSALS = 24
 RECEIVE = 256 * 1024
-PACKET = 256 * 1024  # a call with its headers and an inline body is smaller: see wire.MAX_CALL
+#: A call with its headers and an inline body is smaller: see wire.MAX_CALL. Made before the first fork, so that a
+#: worker has only as much of it to itself as it fills.
+BUFFER = memoryview(bytearray(256 * 1024))
 
 BURY_EVERY = 256  # calls
 MAX_DEAD = 64  # children that have ended and that nobody waits for
@@ -41,13 +42,6 @@ def leave() -> None:
     """What the handler registered with atexit runs; nothing else of the interpreter's shutdown does."""
     output.sink.send = None  # the channel is closed: what they print goes the other way
     atexit._run_exitfuncs()
-
-
-def prepare(handler: Handler) -> None:
-    """Right after the fork: random numbers differ between siblings. (The `random` module sees to itself.)"""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def rehearse() -> None:
@@ -132,14 +126,13 @@ class SyncWorker:
 
     def run(self) -> None:
         """Until the host closes the socket."""
-        prepare(self.handler)
         output.attach(self._log, self._let_go)
         self._send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
         self.serve_queue()
 
     def serve_queue(self) -> None:
         """Run the calls in the queue, one after the other, until the host closes it."""
-        packet = memoryview(bytearray(PACKET))
+        packet = BUFFER
         while size := self.queue.recv_into(packet):
             _, _, _, _, stream = wire.PREFIX.unpack_from(packet)
             call = wire.parse_call(bytes(packet[wire.PREFIX_SIZE : size]))

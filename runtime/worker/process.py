@@ -160,7 +160,7 @@ def set_limits(memory: int | None, open_files: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    with suppress(OSError):
+    with suppress(OSError):  # woken for a call, it does not take the processor from the host in the middle of something
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("900")

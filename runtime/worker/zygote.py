@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from json import JSONDecoder, JSONEncoder
 from os import _exit, close, fork, getpid, kill, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
 from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, SIG_DFL, SIGCHLD, SIGKILL, setitimer, signal
-from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket
+from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket, socketpair
 from threading import enumerate as all_threads
 from threading import main_thread
 from time import sleep
 from traceback import print_exc
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from . import handler, loop, output, process
 
 Message = dict[str, Any]
 REAP_AGAIN_MS = 5
+SPARE_AFTER_MS = 20  # so long after a fork that was asked for, nobody is likely to be kept waiting by another one
 THREAD_END_MS = 50
 PAGE = 1024 * 1024
 
@@ -45,6 +47,7 @@ class Parent:
         process.bury(0)
         self._settled = process.children()  # an import started them: they stay until we end
         self._orphaned = False
+        self.patience_ms: int | None = None  # `on_quiet` is called after that long without a message
         self._poll = poll()
         self._poll.register(control, POLLIN)
         process.adopt_orphans()
@@ -52,9 +55,12 @@ class Parent:
     def serve(self, handle: Callable[[Message, list[int]], None]) -> NoReturn:
         """Give each message to `handle` until the other end closes; then end everything below."""
         while True:
-            for fd, _ in self._poll.poll(REAP_AGAIN_MS if self._orphaned else None):
+            events = self._poll.poll(REAP_AGAIN_MS if self._orphaned else self.patience_ms)
+            if not events and not self._orphaned:
+                self.on_quiet()
+            for fd, _ in events:
                 if fd != self.control.fileno():
-                    self._report_exit(fd)
+                    self.report_exit(fd)
                     continue
                 try:
                     data, fds, _, _ = recv_fds(self.control, 65536, 8)
@@ -67,6 +73,9 @@ class Parent:
                 handle(from_json(data.decode()), fds)
             if self._orphaned:
                 self._end_orphans()
+
+    def on_quiet(self) -> None:
+        """Nothing has come for `patience_ms`."""
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Tell the host; it being gone is noticed by `serve`."""
@@ -83,9 +92,7 @@ class Parent:
             try:
                 process.die_with_parent(parent)
                 process.lead_group()
-                for pidfd in self.pids:
-                    close(pidfd)
-                self.control.close()
+                self.close()
                 run()
             except BaseException:
                 print_exc()
@@ -101,6 +108,12 @@ class Parent:
         self._poll.register(pidfd, POLLIN)
         return pid, pidfd
 
+    def close(self) -> None:
+        """In a child: what is the parent's."""
+        for pidfd in self.pids:
+            close(pidfd)
+        self.control.close()
+
     def answer_fork(self, message: Message, fds: list[int], run: Callable[[], NoReturn]) -> None:
         """Fork as the host asked, tell it the outcome, and let go of what was the child's."""
         try:
@@ -112,16 +125,21 @@ class Parent:
         for fd in fds:
             close(fd)
 
-    def _report_exit(self, pidfd: int) -> None:
+    def report_exit(self, pidfd: int) -> None:
+        """Bury a child and tell the host."""
+        pid, code = self.bury(pidfd)
+        self.send({"op": "exited", "pid": pid, "code": code})
+
+    def bury(self, pidfd: int) -> tuple[int, int]:
+        """The pid and the exit code of a child that has ended."""
         self._poll.unregister(pidfd)
         close(pidfd)
+        self._orphaned = True
         pid = self.pids.pop(pidfd)
         try:
-            code = waitstatus_to_exitcode(waitpid(pid, 0)[1])
+            return pid, waitstatus_to_exitcode(waitpid(pid, 0)[1])
         except ChildProcessError:  # a handler's patched SIGCHLD reaped it before us
-            code = 0
-        self.send({"op": "exited", "pid": pid, "code": code})
-        self._orphaned = True
+            return pid, 0
 
     def _end_orphans(self) -> None:
         """What ended workers leave behind is ours now: kill it, and in the next rounds what that leaves behind."""
@@ -135,6 +153,90 @@ class Parent:
             except ChildProcessError:  # they were dead by then
                 pass
         _exit(0)
+
+
+class Spare(NamedTuple):
+    """A child that is no worker yet: it becomes one when it is sent the sockets of one."""
+
+    pid: int
+    pidfd: int
+    way: socket
+
+
+class FunctionZygote(Parent):
+    """Forks the workers of one function, the next one ahead: a spare, so that no call has to wait for a fork.
+
+    Guarantee: the host hears of a spare once it has become a worker, and never of one that has not.
+    """
+
+    def __init__(self, control: socket, settle: Callable[[], None], work: Callable[[list[int]], NoReturn]) -> None:
+        super().__init__(control)
+        self._settle, self._work = settle, work
+        self._spare: Spare | None = None
+
+    def fork_worker(self, message: Message, fds: list[int]) -> None:
+        """Answer the host's wish for a worker on `fds`."""
+        self.patience_ms = SPARE_AFTER_MS
+        if self._hand_over(message, fds):
+            return
+
+        def run() -> NoReturn:
+            self._settle()
+            self._work(fds)
+
+        self.answer_fork(message, fds, run)
+
+    def on_quiet(self) -> None:
+        """Fork the next spare. One that ends by itself is not replaced before a worker is wanted again."""
+        self.patience_ms = None
+        if self._spare is not None:
+            return
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        try:
+            with theirs:
+                self._spare = Spare(*self.fork(lambda: self._wait(ours, theirs)), ours)
+        except OSError:  # the fork that somebody waits for may say why
+            ours.close()
+
+    def close(self) -> None:
+        super().close()
+        if self._spare is not None:
+            self._spare.way.close()
+
+    def report_exit(self, pidfd: int) -> None:
+        if self._spare is None or self._spare.pidfd != pidfd:
+            super().report_exit(pidfd)
+            return
+        self._spare.way.close()
+        self._spare = None
+        self.bury(pidfd)
+
+    def _hand_over(self, message: Message, fds: list[int]) -> bool:
+        """Make the spare a worker; False when there is none, or it has just ended."""
+        spare = self._spare
+        if spare is None:
+            return False
+        try:
+            send_fds(spare.way, [b"\0"], fds)
+        except OSError:
+            return False
+        self._spare = None
+        self.send({"op": "forked", "id": message["id"], "pid": spare.pid}, (spare.pidfd,))
+        for fd in (*fds, spare.way.detach()):
+            close(fd)
+        return True
+
+    def _wait(self, ours: socket, theirs: socket) -> NoReturn:
+        """In the spare: until it is wanted, or the zygote has ended."""
+        ours.close()
+        self._settle()
+        data, fds, _, _ = recv_fds(theirs, 1, 8)
+        if not data:
+            _exit(0)
+        theirs.close()
+        for fd in fds:
+            set_inheritable(fd, False)
+        self._work(fds)
 
 
 def encode(message: Message) -> bytes:
@@ -201,18 +303,15 @@ def run_function_zygote(spec_fd: int, output_fd: int, control_fd: int, faults: i
         _exit(1)
     gc.collect()
     gc.freeze()
-    parent = Parent(control)
 
-    def run(fds: list[int]) -> NoReturn:
+    def settle_worker() -> None:
         if on_child_end is not None:
             signal(SIGCHLD, on_child_end)
-        run_worker(function, *fds)
+        settle()
 
-    def handle(message: Message, fds: list[int]) -> None:
-        parent.answer_fork(message, fds, lambda: run(fds))
-
+    parent = FunctionZygote(control, settle_worker, lambda fds: run_worker(function, *fds))
     parent.send(ready)
-    parent.serve(handle)
+    parent.serve(parent.fork_worker)
 
 
 def be_undisturbed() -> Any:
@@ -249,14 +348,23 @@ def forking_is_unsafe(control: socket) -> str | None:
 def run_fresh_worker(spec_fd: int, output_fd: int, *fds: int) -> NoReturn:
     """A worker with an import of its own, for functions that must not be forked."""
     output.dump_stack_on_signal(fds[-1])
-    run_worker(load(spec_fd, output_fd), *fds)
+    function = load(spec_fd, output_fd)
+    settle()
+    run_worker(function, *fds)
+
+
+def settle() -> None:
+    """What a worker does before it has any sockets. (The `random` module sees to itself.)"""
+    process.adopt_orphans()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()  # so that siblings draw other numbers
 
 
 def run_worker(function: handler.Handler, channel_fd: int, *fds: int) -> NoReturn:
     """Serve calls until the host closes the way they come in. `fds`: a sync worker's queue of calls, faults."""
     *queue_fd, faults = fds
     channel = socket(AF_UNIX, SOCK_STREAM, fileno=channel_fd)
-    process.adopt_orphans()
     output.dump_stack_on_signal(faults)
     if function.is_async:
         from . import aloop  # asyncio is large: other functions do without (`handler.load` has imported it)

@@ -152,7 +152,7 @@ def test_a_call_that_began_before_a_save_ends_with_the_old_files(space: Space) -
     space.comes_to_serve([1] * 5)
     with ThreadPoolExecutor(4) as clients:
         calls = [clients.submit(space.answer, "stock", "?wait=1") for _ in range(4)]
-        eventually(lambda: len(processes(space)) == 5, "a zygote, and a worker for each of the calls under way")
+        eventually(lambda: len(processes(space)) == 6, "a zygote, a worker for each of the calls under way, a spare")
         old = processes(space)
         for name, text in state(2).items():
             space.write(name, text)
@@ -310,6 +310,7 @@ def test_reloads_leave_nothing_behind(site: Site) -> None:
     host = site.start("serve")
 
     def held() -> tuple[int, int]:
+        eventually(lambda: len(host.descendants()) == 4, "a base, a zygote, its worker and its spare")
         return len(host.descendants()), len(os.listdir(f"/proc/{host.process.pid}/fd"))
 
     def edit(numbers: range) -> None:
@@ -342,6 +343,7 @@ def test_deleting_a_function_ends_its_processes(site: Site) -> None:
     site.write("demo/other.py", version(1))
     host = site.start("serve")
     assert host.call("demo/other").json() == 1
+    eventually(lambda: len(host.descendants()) == 4, "a base, a zygote, its worker and its spare")
     without = host.descendants()
     go = site.root / "go"
     with ThreadPoolExecutor(2) as clients:

@@ -321,6 +321,69 @@ def test_how_workers_end_is_reported(base: Base) -> None:
     assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": killed.pid, "code": -9}
 
 
+def children(zygote: Forked) -> list[int]:
+    """The processes that a zygote has forked and that live."""
+    pids = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+    return [pid for pid in map(int, pids) if alive(pid)]
+
+
+def spare(zygote: Forked, workers: int) -> int:
+    """Wait for the process that is forked ahead: the newest, beside so many workers."""
+    give_up = time.monotonic() + PATIENCE
+    while len(children(zygote)) != workers + 1:
+        assert time.monotonic() < give_up, children(zygote)
+        time.sleep(0.002)
+    return children(zygote)[-1]
+
+
+def test_the_next_worker_is_forked_ahead(base: Base) -> None:
+    """Once a worker was wanted, and that has been a moment ago; it is a worker like any other from then on."""
+    zygote = base.load(PLAIN)
+    ready(zygote)
+    assert children(zygote) == []
+    first = base.worker(zygote)
+    ahead = spare(zygote, 1)
+
+    second, third = base.worker(zygote), base.worker(zygote)
+
+    assert second.pid == ahead
+    assert third.pid not in (first.pid, ahead)
+    for worker in (first, second, third):
+        [(kind, _, _, payload)] = worker.frames(1)
+        assert (kind, payload) == (wire.READY, wire.READY_HEAD.pack(wire.VERSION, worker.pid))
+        assert worker.call() == (200, str(worker.pid).encode())
+    assert spare(zygote, 3) not in (first.pid, second.pid, third.pid)
+    os.kill(second.pid, signal.SIGKILL)
+    assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": second.pid, "code": -9}
+
+
+def test_a_spare_that_ends_is_nobodys_business(base: Base) -> None:
+    """It is not reported, and not replaced before a worker is wanted again, which is forked all the same."""
+    zygote = base.load(PLAIN)
+    ready(zygote)
+    first = base.worker(zygote)
+    for workers in range(1, 4):
+        ahead = spare(zygote, workers)
+        os.kill(ahead, signal.SIGKILL)
+        assert gone(ahead)
+        assert base.worker(zygote).pid != ahead
+
+    os.kill(first.pid, signal.SIGKILL)
+    assert hear(zygote.sockets[0])[0] == {"op": "exited", "pid": first.pid, "code": -9}
+
+
+def test_an_async_worker_that_was_forked_ahead(base: Base) -> None:
+    """It has one socket instead of two."""
+    zygote = base.load("import os\nasync def handle(data):\n    return os.getpid()\n")
+    ready(zygote)
+    base.worker(zygote, channels=1)
+    ahead = spare(zygote, 1)
+    worker = base.worker(zygote, channels=1)
+    assert worker.frames(1)[0][0] == wire.READY
+    assert worker.pid == ahead
+    assert worker.call() == (200, str(ahead).encode())
+
+
 CHILDREN = """
     import os, subprocess, time
 
@@ -346,15 +409,16 @@ def test_what_a_worker_leaves_behind_is_ended(base: Base) -> None:
     worker.frames(1)
     status, body = worker.call()
     assert status == 200
-    children = [int(pid) for pid in body.split()]
-    assert all(map(alive, children))
+    started = [int(pid) for pid in body.split()]
+    assert all(map(alive, started))
+    ahead = spare(zygote, 2)
 
     os.kill(worker.pid, signal.SIGKILL)
 
-    assert all(map(gone, children))
+    assert all(map(gone, started))
     assert hear(zygote.sockets[0])[0]["code"] == -9
-    left = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
-    assert len([pid for pid in left if alive(int(pid))]) == 1
+    assert len(children(zygote)) == 2
+    assert ahead in children(zygote)
 
 
 def test_what_a_zygote_leaves_behind_is_ended(base: Base) -> None:
@@ -363,12 +427,13 @@ def test_what_a_zygote_leaves_behind_is_ended(base: Base) -> None:
     ready(zygote)
     worker = base.worker(zygote)
     worker.frames(1)
-    children = [int(pid) for pid in worker.call()[1].split()]
-    kept = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+    started = [int(pid) for pid in worker.call()[1].split()]
+    spare(zygote, 2)
+    below = children(zygote)
 
     os.kill(zygote.pid, signal.SIGKILL)
 
-    assert all(map(gone, [worker.pid, *children, *map(int, kept)]))
+    assert all(map(gone, [worker.pid, *started, *below]))
     assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": -9}
     assert ready(base.load(PLAIN))["op"] == "ready"
 
@@ -480,7 +545,7 @@ def test_where_a_process_is_can_be_asked(base: Base) -> None:
 
 
 def test_descriptors_do_not_pile_up(base: Base) -> None:
-    """A zygote keeps one for each process that it has, and none for those that it had."""
+    """A zygote keeps one for each process that it has, none for those that it had; and the way to its spare."""
     zygote = base.load(PLAIN)
     ready(zygote)
 
@@ -494,7 +559,8 @@ def test_descriptors_do_not_pile_up(base: Base) -> None:
         os.kill(worker.pid, signal.SIGKILL)
         assert hear(zygote.sockets[0])[0]["pid"] == worker.pid
 
-    assert count() == before
+    spare(zygote, 0)
+    assert count() == before + 2
 
 
 def test_messages_are_short_and_whole() -> None:
