@@ -19,6 +19,8 @@ from bench.servers import Server, Unavailable, spaces, write_root
 
 NEEDS = ("science", "functions-framework")
 WORKERS = 8
+BESIDE = 4  # processes of ours: the host, two zygotes, and the spare that one of them forks ahead
+PATIENCE = 30.0
 SLOW = """
 
 def handle(data, _handle=handle):
@@ -69,6 +71,12 @@ def settled(server: Server, client: Client, expected: int) -> float:
     workers = client.get(server.path.removesuffix("/invoke"))["workers"]
     if workers != expected:
         raise Unavailable(f"{workers} workers where {expected} were expected")
+    deadline = time.monotonic() + PATIENCE
+    while len(server.tree()) != BESIDE + expected:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{len(server.tree())} processes where {BESIDE + expected} were expected")
+        time.sleep(0.02)
+    time.sleep(0.2)  # the newest one may still be at its first steps
     return server.pss()
 
 
