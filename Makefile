@@ -12,7 +12,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev serve test unit lint format bench clean
+.PHONY: help dev serve test unit lint format chaos bench clean
 
 help: ## list these targets
 	@echo "make TARGET [ARGS='…'] [PYTHON=python3.12]"
@@ -40,6 +40,9 @@ lint: $(VENV)/.installed-dev ## check style, types and layers
 format: $(VENV)/.installed-dev ## put the code into the house form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+chaos: $(VENV)/.installed-dev ## kill a host twenty times under load: nothing that was accepted may be lost (minutes)
+	KILLS=20 $(BIN)/python -m pytest tests/acceptance/test_chaos.py $(ARGS)
 
 bench: $(VENV)/.installed-dev ## measure us beside our peers (minutes); results are explained in bench/README.md
 	$(BIN)/python -m bench $(ARGS)

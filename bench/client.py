@@ -32,11 +32,19 @@ class Client:
             self.socket = None
 
     def call(self, path: str, body: bytes = BODY, method: str = "POST") -> tuple[int, bytes]:
+        status, _, answer = self.exchange(path, body=body, method=method)
+        return status, answer
+
+    def exchange(
+        self, path: str, extra: dict[str, str] | None = None, *, body: bytes = BODY, method: str = "POST"
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Status, headers (names in lower case) and body."""
         if self.socket is None:
             self.connect()
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in (extra or {}).items())
+            + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         try:
             self.socket.sendall(head.encode() + body)
@@ -51,12 +59,12 @@ class Client:
             raise OSError(f"GET {path} answered {status}: {body[:200]!r}")
         return json.loads(body)
 
-    def read(self) -> tuple[int, bytes]:
-        head = self.until(b"\r\n\r\n").lower()
+    def read(self) -> tuple[int, dict[bytes, bytes], bytes]:
+        head = self.until(b"\r\n\r\n")
         status, headers = int(head.split(b" ", 2)[1]), {}
         for line in head.split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
-            headers[name] = value.strip()
+            headers[name.lower()] = value.strip()
         if headers.get(b"transfer-encoding") == b"chunked":
             body = b""
             while size := int(self.until(b"\r\n"), 16):
@@ -66,7 +74,7 @@ class Client:
             body = self.exactly(int(headers.get(b"content-length", 0)))
         if headers.get(b"connection") == b"close":
             self.close()
-        return status, body
+        return status, headers, body
 
     def until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -39,14 +40,15 @@ def check(server: Server) -> None:
     client.close()
 
 
-def run(server: Server, seconds: float) -> Load:
-    """One run of wrk: one thread, 32 connections, the request of post.lua."""
+def run(server: Server, seconds: float, **variables: str) -> Load:
+    """One run of wrk: one thread, 32 connections, the request of post.lua, which reads `variables`."""
     if not shutil.which("wrk"):
         raise Unavailable("wrk is not installed (package wrk)")
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s"]
     done = subprocess.run(
-        [*command, "-s", str(SCRIPT), server.url + server.path], capture_output=True, text=True, check=True
-    )
+        [*command, "-s", str(SCRIPT), server.url + server.path], capture_output=True, text=True, check=True,
+        env={**os.environ, **variables},
+    )  # fmt: skip
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     seen = json.loads(line.removeprefix("RESULT "))
     return Load(

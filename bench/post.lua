@@ -3,6 +3,11 @@ wrk.method = "POST"
 wrk.body = '{"a":1234567,"b":87654321}'
 wrk.headers["Content-Type"] = "application/json"
 
+local delay = os.getenv("BENCH_DELAY")
+if delay and delay ~= "" then
+  wrk.headers["X-Delay"] = delay
+end
+
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(

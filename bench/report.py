@@ -16,7 +16,7 @@ from pathlib import Path
 
 NUMBER = re.compile(r"(-?[\d,.]+)?")
 HERE = Path(__file__).parent
-BENCHES = ("throughput", "cold", "memory", "reload", "many")
+BENCHES = ("throughput", "cold", "memory", "reload", "many", "durable")
 RESULTS = HERE / "results"
 README = HERE / "README.md"
 BEGIN, END = "<!-- results: written by `python -m bench --write-readme` -->", "<!-- end of results -->"

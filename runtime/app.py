@@ -21,7 +21,6 @@ from .dialects import spaces
 from .errors import Draining, HostError, LoadFailed, MethodNotAllowed, NotFound
 from .host import Host
 
-PAGE_METHODS = "GET, HEAD"
 LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
 LINGER_STEP = 5.0  # seconds that it may pause while it does
 
@@ -34,7 +33,7 @@ class App:
     def __init__(self, host: Host, *, log_calls: bool = False) -> None:
         self._host = host
         self._log_calls = log_calls
-        self._invoke = spaces.Invoke(host)
+        self._functions = spaces.Functions(host)
         self._router = Router(
             routes=[
                 *spaces.routes(host),
@@ -66,29 +65,31 @@ class App:
             await send(message)
 
         try:
-            address = self._invoke.find(scope)
-            if address is None and scope["raw_path"][:4].lower() == b"http":
+            found = self._functions.find(scope)
+            if found is None and scope["raw_path"][:4].lower() == b"http":
                 _drop_authority(scope)
-                address = self._invoke.find(scope)
-            if address is not None:
-                await self._invoke(address, scope, receive, send)
+                found = self._functions.find(scope)
+            if found is not None:
+                endpoint, address = found
+                await endpoint(address, scope, receive, send)
             else:
                 scope["app"] = self  # so that the router raises what it does not allow
                 await self._router(scope, receive, self._with_call_id(scope, sending))
         except spaces.ClientLeft:
             pass
-        except HTTPException:
-            error = MethodNotAllowed(f"{scope['path']} can only be read", headers={"Allow": PAGE_METHODS})
+        except HTTPException as refusal:
+            allowed = ", ".join(sorted((refusal.headers or {})["Allow"].split(", ")))
+            error = MethodNotAllowed(f"{scope['path']} takes {allowed}", headers={"Allow": allowed})
             await self._refuse(error, scope, receive, sending)
         except HostError as error:
             if (
                 started or "answered" in scope
             ):  # too late for a status: the connection is cut, which the client can tell from an end
-                log.warning("%s %s: %s", scope["method"], scope["path"], error.message)
+                log.warning("%s %s: %s", scope["method"], scope["path"], error.message, extra=self._fields(scope))
             else:
                 await self._refuse(error, scope, receive, sending)
         except Exception:
-            log.exception("%s %s failed in the host", scope["method"], scope["path"])
+            log.exception("%s %s failed in the host", scope["method"], scope["path"], extra=self._fields(scope))
             if not started and "answered" not in scope:
                 await self._refuse(HostError(), scope, receive, sending)
 
@@ -113,7 +114,12 @@ class App:
         if label is None:
             theirs: bytes = next((value for name, value in scope["headers"] if name == b"x-call-id"), b"")
             label = theirs if spaces.CALL_ID.fullmatch(theirs) else b"%d" % self._host.ids.next()
+            scope["call_id"] = label  # the log says the same one
         return label
+
+    def _fields(self, scope: Scope) -> dict[str, str]:
+        """What every line of the log on this request has."""
+        return {"method": scope["method"], "path": scope["path"], "call_id": self._call_id(scope).decode()}
 
     def _with_call_id(self, scope: Scope, send: Send) -> Send:
         async def sending(message: Message) -> None:
@@ -137,10 +143,7 @@ class App:
         method, path = scope["method"], scope["path"]
         log.info(
             "%s %s %s %.1f ms", method, path, status or "(client left)", seconds * 1000,
-            extra={
-                "method": method, "path": path, "status": status, "seconds": round(seconds, 6),
-                "call_id": self._call_id(scope).decode(),
-            },
+            extra={**self._fields(scope), "status": status, "seconds": round(seconds, 6)},
         )  # fmt: skip
 
     async def _healthy(self, _: Request) -> Response:
@@ -152,7 +155,7 @@ class App:
         return PlainTextResponse("ready\n")
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(self._host.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await self._host.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotFound(f"there is nothing at {scope['path']}")

@@ -120,7 +120,7 @@ class Channel:
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
             stream, call.id, deadline, call.attempt, call.method,
-            call.path, call.query, call.headers, length, inline,
+            call.path, call.query, call.headers, length, inline, call.schedule_id, call.scheduled_time,
         )  # fmt: skip
         if self.queue is None:
             self.write(frame)
@@ -240,6 +240,9 @@ class Channel:
             self._over(exchange, None)
         elif kind == wire.LOG:
             self.owner.printed(exchange, payload[0] if payload else 0, payload[1:].decode("utf-8", "replace"))
+        elif kind == wire.PROGRESS:
+            if exchange is not None and exchange.follower is not None:
+                exchange.follower.progressed(*wire.parse_progress(payload))
         elif kind == wire.READY:
             self.owner.ready()
         elif kind == wire.PONG:

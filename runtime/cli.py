@@ -1,4 +1,4 @@
-"""The command `spaces`: dev, serve, new, list, invoke, check.
+"""The command `spaces`: dev, serve, new, list, invoke, check; calls and logs are in `commands.py`.
 
 Reads arguments, calls `server.py` or a `host.py` of its own, prints. Exit status: 0 done, 1 it failed,
 2 the command line or the configuration is wrong.
@@ -22,6 +22,7 @@ import msgspec
 
 from . import __version__, config, scaffold, server
 from .calls import Call
+from .commands import add_commands, run_command
 from .config import Config
 from .errors import ConfigError, HostError, LoadFailed
 from .host import Host
@@ -48,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list the functions")
     invoke = commands.add_parser("invoke", help="run a function once, without a server")
     check = commands.add_parser("check", help="load every function and print each problem")
+
+    add_commands(commands)
 
     for command in (dev, serve, listing, check):
         command.add_argument("root", nargs="?", default=".", metavar="ROOT", help=_ROOT_HELP)
@@ -301,4 +304,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "invoke": _invoke,
     "check": _check,
+    "calls": run_command,
+    "logs": run_command,
 }

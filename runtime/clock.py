@@ -1,8 +1,12 @@
-"""The Date header, made once a second; both engines would make their own at greater cost."""
+"""Times in HTTP headers: Date, made once a second as both engines would make it at greater cost, and Retry-After.
+
+Used by `app.py` and the dialects, and by what tries again: `attempt.py`, `callbacks.py`.
+"""
 
 from __future__ import annotations
 
-from email.utils import formatdate
+from datetime import UTC
+from email.utils import formatdate, parsedate_to_datetime
 from time import time
 
 _second = 0
@@ -17,3 +21,15 @@ def date_header() -> tuple[bytes, bytes]:
         _header = (b"date", formatdate(now, usegmt=True).encode())
         _second = now
     return _header
+
+
+def retry_after(text: str, now: float) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110 section 10.2.3); None where it asks for nothing."""
+    text = text.strip()
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None

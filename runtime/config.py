@@ -1,7 +1,7 @@
 """spaces.toml and the environment, read into frozen structs.
 
 `cli` calls `load` at start and again when the file changes; the rest of the host only reads the structs.
-`toml_reader` reads the values; this says which keys there are. Users read docs/reference/configuration.md.
+`settings` has what can be set for a function, `toml_reader` reads values. Users read docs/reference/configuration.md.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,24 @@ import msgspec
 
 from runtime import toml_reader as toml
 from runtime.errors import ConfigError
+from runtime.schedules import Schedule
+from runtime.settings import FunctionSettings, Retry, merge, setting_readers
 
 _ENVIRONMENT = {"SPACES_BIND": "bind", "SPACES_ENGINE": "engine", "SPACES_STATE": "state"}
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
-_MIB = 1024 * 1024
+
+__all__: Sequence[str] = (
+    "Config",
+    "FunctionSettings",
+    "Retry",
+    "Schedule",
+    "ServerSettings",
+    "SpaceSettings",
+    "is_loopback",
+    "load",
+    "parse_bind",
+    "reload",
+)
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,45 +50,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     access_log: bool = False
     max_zygotes: int = 256
-
-
-class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be set for one function, for a space, and for all. Durations are seconds, sizes bytes."""
-
-    timeout: float = 10.0
-    load_timeout: float = 30.0
-    concurrency: int = 64
-    min_workers: int = 0
-    max_workers: int = 16
-    max_waiting: int = 1000
-    idle_timeout: float = 60.0
-    memory: int | None = None
-    max_body: int = 6 * _MIB
-    max_response: int = 6 * _MIB
-    methods: frozenset[str] | None = None
-    max_path_levels: int | None = None
-    env: dict[str, str] = {}
-    secrets: dict[str, str] = {}
-    fork: Literal["auto", "always", "never"] = "auto"
-
-    def process_settings(self) -> tuple[object, ...]:
-        """What a process has taken up at its start: equal for settings that can share one.
-
-        It holds the secrets: compare it, never print it.
-        """
-        env, secrets = sorted(self.env.items()), sorted(self.secrets.items())
-        limits = self.memory, self.concurrency, self.max_body, self.max_response
-        return *limits, tuple(env), tuple(secrets), self.fork
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Each field and its value; of `env` and `secrets` the names only."""
-        values = {field: getattr(self, field) for field in self.__struct_fields__}
-        hidden = {field: dict.fromkeys(values[field], "***") for field in ("env", "secrets")}
-        return list({**values, **hidden}.items())
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{field}={value!r}" for field, value in self.__rich_repr__())
-        return f"FunctionSettings({fields})"
 
 
 class SpaceSettings(msgspec.Struct, frozen=True):
@@ -191,24 +166,11 @@ def _bind(raw: Any) -> str:
     return text
 
 
-_SETTINGS: toml.Readers = {
-    "timeout": toml.duration,
-    "load_timeout": toml.duration,
-    "concurrency": partial(toml.integer, 1),
-    "min_workers": partial(toml.integer, 0),
-    "max_workers": partial(toml.integer, 1),
-    "max_waiting": partial(toml.integer, 0),
-    "idle_timeout": toml.duration,
-    "memory": partial(toml.optional, "none", partial(toml.size, least=_MIB)),
-    "max_body": toml.size,
-    "max_response": toml.size,
-    "methods": partial(toml.optional, "any", toml.methods),
-    "max_path_levels": partial(toml.optional, "none", partial(toml.integer, 0)),
-    "fork": partial(toml.choice, ("auto", "always", "never")),
-}
 _HOMES = {
     **dict.fromkeys(ServerSettings.__struct_fields__, "[server]"),
     **dict.fromkeys(FunctionSettings.__struct_fields__, "[defaults], [spaces.NAME] or [spaces.NAME.functions.NAME]"),
+    **dict.fromkeys(("keep_for", "keep_calls"), "[defaults] or [spaces.NAME]"),
+    "schedule": "[spaces.NAME.functions.NAME]",
     "path": "[spaces.NAME]",
 }
 
@@ -246,12 +208,12 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
 def _read_space(document: toml.Document, name: str, table: dict[str, Any], defaults: FunctionSettings) -> SpaceSettings:
     at = ("spaces", name)
     own: toml.Readers = {"path": document.path, "functions": toml.table_of}
-    values = document.values(at, table, {**_settings_readers(document, at), **own})
+    values = document.values(at, table, {**setting_readers(document, at), **own})
     path = values.pop("path", document.root / "functions" / name)
     if "path" in table and not os.path.isdir(path):
         document.problem((*at, "path"), f"`path` in [spaces.{name}]: there is no folder {toml.shown(str(path))}")
     tables = values.pop("functions", {})
-    settings = _merged(document, at, defaults, values)
+    settings = merge(document, at, defaults, values)
     functions = {
         function: _read_settings(document, (*at, "functions", function), function_table, settings)
         for function, function_table in document.named((*at, "functions"), tables)
@@ -262,31 +224,4 @@ def _read_space(document: toml.Document, name: str, table: dict[str, Any], defau
 def _read_settings(
     document: toml.Document, at: tuple[str, ...], table: dict[str, Any], base: FunctionSettings
 ) -> FunctionSettings:
-    return _merged(document, at, base, document.values(at, table, _settings_readers(document, at)))
-
-
-def _settings_readers(document: toml.Document, at: tuple[str, ...]) -> toml.Readers:
-    return {
-        **_SETTINGS,
-        "env": partial(document.variables, (*at, "env")),
-        "secrets": partial(document.variables, (*at, "secrets")),
-    }
-
-
-def _merged(
-    document: toml.Document, at: tuple[str, ...], base: FunctionSettings, values: dict[str, Any]
-) -> FunctionSettings:
-    """`base` with these values over it."""
-    if "env" in values:
-        values["env"] = base.env | values["env"]
-    if "secrets" in values:
-        values["secrets"] = base.secrets | values["secrets"]
-    settings = msgspec.structs.replace(base, **values)
-    own_bound = next((key for key in ("min_workers", "max_workers") if key in values), None)
-    if own_bound and settings.min_workers > settings.max_workers:
-        document.problem(
-            (*at, own_bound),
-            f"`{own_bound}` {toml.within(at)}: `min_workers` is {settings.min_workers} there,"
-            f" but `max_workers` is {settings.max_workers}",
-        )
-    return settings
+    return merge(document, at, base, document.values(at, table, setting_readers(document, at)))

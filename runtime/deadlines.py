@@ -41,6 +41,10 @@ class Deadlines:
         if exchange.due is not None:
             exchange.due.pop(exchange, None)
 
+    def waiting(self) -> list[Exchange]:
+        """All that are to be looked at: every call that is not over, nor past its deadline."""
+        return [exchange for tick in self._ticks.values() for exchange in tick]
+
     def _reached(self, tick: int) -> None:
         for exchange, look in tuple(self._ticks.pop(tick).items()):
             try:

@@ -7,8 +7,10 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   ├── BadRequest             400
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
+    │   ├── Conflict               409
     │   ├── BodyTooLarge           413
     │   ├── Unprocessable          422
+    │   │   └── KeyReused
     │   └── HeadTooLarge           431
     ├── CapacityError        not now, try again
     │   ├── Overloaded             429
@@ -22,7 +24,10 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     ├── WorkerError          the process is at fault
     │   ├── StartFailed            503
     │   ├── WorkerDied             502
-    │   └── ProtocolViolation      502
+    │   ├── ProtocolViolation      502
+    │   └── Interrupted            503
+    ├── Cancelled                409
+    ├── JournalError             503: the record of calls cannot be written or read
     └── ConfigError          refused at start
 
 A class's docstring is its default message.
@@ -32,6 +37,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 
 class HostError(Exception):
@@ -79,6 +86,13 @@ class MethodNotAllowed(CallerError):
     code = "method_not_allowed"
 
 
+class Conflict(CallerError):
+    """The call is in a state in which this cannot be done."""
+
+    status = 409
+    code = "conflict"
+
+
 class BodyTooLarge(CallerError):
     """The request body is larger than the function's `max_body`."""
 
@@ -91,6 +105,12 @@ class Unprocessable(CallerError):
 
     status = 422
     code = "invalid_data"
+
+
+class KeyReused(Unprocessable):
+    """The Idempotency-Key was used for another request."""
+
+    code = "idempotency_key_reused"
 
 
 class HeadTooLarge(CallerError):
@@ -192,7 +212,39 @@ class ProtocolViolation(WorkerError):
     retryable = False
 
 
+class Interrupted(WorkerError):
+    """The host ended while the call was running."""
+
+    status = 503
+    code = "interrupted"
+    retryable = False
+
+
+class Cancelled(HostError):
+    """The call was cancelled."""
+
+    status = 409
+    code = "cancelled"
+
+
+class JournalError(HostError):
+    """The journal, the durable record of calls, cannot be used now."""
+
+    status = 503
+    code = "journal_error"
+    retryable = True
+
+
 class ConfigError(HostError):
     """The configuration is wrong."""
 
     code = "config_error"
+
+
+def envelope(error: HostError, *, debug: bool = False) -> bytes:
+    """An error as JSON for a client: `{"error": {status, code, message, details}}`; tracebacks in debug only."""
+    details = {key: value for key, value in error.details.items() if debug or key != "traceback"}
+    worded: dict[str, Any] = {"status": error.status, "code": error.code, "message": error.message}
+    if details:
+        worded["details"] = details
+    return msgspec.json.encode({"error": worded}, enc_hook=str)

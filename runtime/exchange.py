@@ -24,6 +24,16 @@ class Link(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
+class Follower(Protocol):
+    """Who wants to hear of a call while it runs."""
+
+    def printed(self, level: int, text: str) -> None:
+        """Lines of its output."""
+
+    def progressed(self, fraction: float, message: str) -> None:
+        """How far it says it is, 0 to 1."""
+
+
 class Exchange:
     """One call from its acceptance to its last byte: a scope, left when nobody wants the answer any more.
 
@@ -34,9 +44,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunks", "_error", "_granted", "_loop", "_on_leave", "_result", "_wakeup", "accepted_at", "call",
-        "channel", "deadline", "due", "late", "left", "over", "overdue", "progress_at", "retried", "size", "started_at",
-        "status", "stream", "timeout", "unread",
+        "_chunks", "_error", "_granted", "_loop", "_on_cancel", "_on_leave", "_result", "_wakeup", "accepted_at",
+        "call", "channel", "deadline", "due", "follower", "late", "left", "over", "overdue", "progress_at", "retried",
+        "size", "started_at", "status", "stream", "timeout", "unread",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +55,7 @@ class Exchange:
         timeout: float,
         loop: asyncio.AbstractEventLoop,
         on_leave: Callable[[Exchange], None],
+        on_cancel: Callable[[Exchange, HostError], None] | None = None,
     ) -> None:
         now = monotonic()
         self.call = call
@@ -55,6 +66,7 @@ class Exchange:
         self.started_at = 0.0  # when a worker got it
         self.progress_at = now  # when the last chunk came or went
         self.channel: Link | None = None  # None: it waits for a worker
+        self.follower: Follower | None = None
         self.due: dict[Exchange, Callable[[Exchange], None]] | None = None  # where it is in the deadlines
         self.stream = 0
         self.status = 0
@@ -64,6 +76,7 @@ class Exchange:
         self.late = self.overdue = self.retried = False
         self._loop = loop
         self._on_leave = on_leave
+        self._on_cancel = on_cancel
         self._result: Result | None = None
         self._error: HostError | None = None
         self._chunks: deque[bytes] | None = None
@@ -79,6 +92,11 @@ class Exchange:
             self.left = True
             self.unread = 0
             self._on_leave(self)
+
+    def cancel(self, error: HostError) -> None:
+        """End it with this error, wherever it is; what runs is stopped, by its process if need be."""
+        if self._on_cancel is not None:
+            self._on_cancel(self, error)
 
     async def soon(self) -> Result | None:
         """The result, or None when it takes longer than a moment; raises the HostError that the call ended in."""

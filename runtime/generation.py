@@ -200,16 +200,16 @@ class Worker:
             timer = self._loop.call_later(RETIRE_WAIT, self._kill)
             self.process.on_end(timer.cancel)
 
-    async def stop(self, exchange: Exchange) -> None:
-        """A call's deadline has passed: end the call, by its process if need be."""
+    async def stop(self, exchange: Exchange, why: str) -> None:
+        """A call's deadline has passed, or it was cancelled: end it, by its process if need be; `why` is logged."""
         if self.generation.is_async and await self._cancelled(exchange):
             return
         stack = await self.process.stack()
         if exchange.stream not in self.channel.exchanges:
             return
         log.error(
-            "%s did not stop at its deadline of %g s; it was %s; its process is killed",
-            self.generation.function.label, exchange.timeout, place(stack, self.generation.snapshot.folder),
+            "%s %s; it was %s; its process is killed",
+            self.generation.function.label, why, place(stack, self.generation.snapshot.folder),
             extra={"call_id": exchange.call.label, "function": self.generation.function.label, "stack": stack},
         )  # fmt: skip
         self.leaving = True

@@ -1,17 +1,19 @@
 """The host: every edge (HTTP dialects, command line) asks it, and it asks the organs. Read this file first.
 
-    async with Host(config) as host:
-        with host.invoke(call) as exchange:
+    async with Host(config, durable=True) as host:
+        with host.invoke(call) as exchange:             # run it now
             result = await exchange.result()
+        receipt = await host.submit(Submission(call))    # have it run
 
-A call goes registry → pool → worker; a change on disk goes loader → registry → pools.
+A call goes registry → pool → worker; a submitted one journal → dispatcher → the same way; a change on disk goes
+loader → registry → pools.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import anyio.to_thread
 import msgspec
 
 from . import telemetry
-from .calls import Call, CallIds, function_id
+from .background import Background
+from .calls import Call, CallIds, Status, Submission, function_id
 from .config import Config
-from .errors import ConfigError, Draining, LoadFailed
+from .errors import ConfigError, Draining, JournalError, LoadFailed
 from .exchange import Exchange
+from .journal import Journal, Receipt
 from .loader import Catalog, Loader
 from .pools import Pools
 from .registry import Function, Registry
@@ -64,17 +68,42 @@ class Host:
     Guarantee: within `async with`, every function on disk can be invoked; after it, no process is left.
     """
 
-    def __init__(self, config: Config, *, debug: bool = False, watch: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        debug: bool = False,
+        watch: bool = True,
+        durable: bool = False,
+        dispatch: bool = True,
+    ) -> None:
+        """`durable`: calls can be submitted, and looked up; without `dispatch`, nothing but that is done with them."""
         self.config = config
         self.debug = debug
         self.registry = Registry()
         self.draining = False
+        self.stopping = False  # the server is about to end: who waits for news is sent away
         self.ids = CallIds()
         self.started_at = time.time()
+        self.bound_to_loopback = False  # callbacks may go to this machine only from where nobody else can call
+        self.on_change: list[Callable[[], None]] = []  # called when functions or their settings may be others
         self._watch = watch
+        self._runs = dispatch  # or else calls are only looked up
         self._loader = Loader(config)
         self._spawner = Spawner()
         self._tasks = anyio.create_task_group()
+        self._background = self._make_background(dispatch) if durable else None
+
+    def _make_background(self, dispatch: bool) -> Background:
+        return Background(
+            lambda: self.config,
+            invoke=self.invoke,
+            lookup=self.lookup,
+            spaces=lambda: list(self.registry.spaces),
+            ids=self.ids,
+            loopback=lambda: self.bound_to_loopback,
+            dispatch=dispatch,
+        )
 
     async def __aenter__(self) -> Host:
         await self.scan()
@@ -91,14 +120,19 @@ class Host:
         self._tasks.start_soon(self._pools.tidy)
         if self._watch:
             self._tasks.start_soon(self._follow_changes)
-        self._warm_configured()
+        if self._runs:
+            self._warm_configured()
+        if self._background is not None:
+            await self._background.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.draining = True
-        self._pools.close()
-        self._tasks.cancel_scope.cancel()
         try:
+            if self._background is not None:  # first: what it runs is interrupted, and does not look like a crash
+                await self._background.__aexit__()
+            self._pools.close()
+            self._tasks.cancel_scope.cancel()
             await self._tasks.__aexit__(None, None, None)
         finally:
             await self._spawner.__aexit__()
@@ -115,13 +149,49 @@ class Host:
             raise Draining
         return self._pools.lease(self.registry.lookup(call.space, call.name), call)
 
+    async def submit(self, submission: Submission) -> Receipt:
+        """Have a call run: it is on disk when this returns. Raises CallerError, CapacityError and JournalError."""
+        if self.draining:
+            raise Draining
+        call = submission.call
+        return await self._durable.submit(submission, self.registry.lookup(call.space, call.name))
+
+    async def cancel(self, id: int) -> Status | None:
+        """Cancel a submitted call, also a running one; its status then, None where there is no such call."""
+        return await self._durable.cancel(id)
+
+    async def rerun(self, id: int) -> Receipt:
+        """Submit the request of an earlier call as a new one; NotFound."""
+        return await self.submit(await self._durable.again(id))
+
+    async def redeliver(self, id: int) -> bool:
+        """Deliver the outcome of a call once more. False: it has no callback URL, or no outcome."""
+        return await self._durable.redeliver(id)
+
+    @property
+    def journal(self) -> Journal:
+        """The record of submitted calls, to be read."""
+        return self._durable.journal
+
+    @property
+    def _durable(self) -> Background:
+        if self._background is None:
+            raise JournalError("this host keeps no journal: calls cannot be submitted to it")
+        return self._background
+
     async def drain(self, timeout: float) -> bool:
         """Take no new calls and wait for those under way; whether all ended in time."""
         self.draining = True
+        if self._background is not None:
+            self._background.pause()
         with anyio.move_on_after(timeout) as waiting:
-            while self._pools.busy:
+            while self._pools.busy or (self._background is not None and self._background.busy):
                 await anyio.sleep(0.01)
         return not waiting.cancelled_caught
+
+    def cut(self) -> None:
+        """Fail every call that waits or runs with Draining; what runs is ended with its process."""
+        self._pools.cut()
 
     # What is here.
 
@@ -152,7 +222,7 @@ class Host:
             shown["file"] = self._relative(Path(shown["file"]))
         return shown
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         """The Prometheus text of every function that was ever called."""
         states = [
             telemetry.FunctionState(
@@ -165,7 +235,8 @@ class Host:
             )
             for pool in self._pools
         ]
-        return telemetry.render(states, len(self.registry.functions), self.started_at)
+        counts = await self._background.counts() if self._background is not None else None
+        return telemetry.render(states, len(self.registry.functions), self.started_at, counts)
 
     async def load(self, function: Function) -> LoadFailed | None:
         """Load a function now, as its first call would; the error, if it cannot be loaded."""
@@ -223,6 +294,8 @@ class Host:
             self._pools.update(self.registry, paths, everything=everything)
             self._report_changes(before)
             self._report_hints(set(hints))
+            for notify in self.on_change:
+                notify()
 
     async def _reconfigure(self) -> None:
         try:
@@ -270,3 +343,5 @@ class Host:
     def _printed(self, function: Function, exchange: Exchange | None, level: int, text: str) -> None:
         extra = {"function": function.label, "call_id": exchange.call.label if exchange else None}
         logging.getLogger("spaces.output").log(level, "%s", text, extra=extra)
+        if exchange is not None and exchange.follower is not None:
+            exchange.follower.printed(level, text)

@@ -80,8 +80,7 @@ class Loader:
         folder = self._config.space_path(space)
         await_git([folder], _sleep)
         snapshot = snapshots.take(space, name, str(folder))
-        self._links.note((space, name), links.met(snapshot.files, str(folder)))
-        self._aim()
+        self._follow(snapshot, ())
         return snapshot
 
     def changed(self, snapshot: Snapshot, extras: Mapping[str, str]) -> bool:
@@ -91,6 +90,8 @@ class Loader:
         """
         folder = self._config.space_path(snapshot.space)
         await_git([folder], _sleep)
+        if extras:
+            self._follow(snapshot, extras)
         return snapshots.digest_now(snapshot.space, snapshot.name, str(folder)) != snapshot.digest or any(
             snapshots.file_digest(path) != digest for path, digest in extras.items()
         )
@@ -129,6 +130,12 @@ class Loader:
                 elif folder.parent == config.functions_dir and NAME.fullmatch(folder.name):
                     touched.add(folder.name)
         return touched
+
+    def _follow(self, snapshot: Snapshot, extras: Iterable[str]) -> None:
+        """Watch where the links to a function's files lead; `extras` are those found only as it was imported."""
+        folder = str(self._config.space_path(snapshot.space))
+        self._links.note((snapshot.space, snapshot.name), links.met((*snapshot.files, *extras), folder))
+        self._aim()
 
     def _aim(self) -> None:
         if self._watcher is not None:

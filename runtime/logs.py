@@ -24,6 +24,8 @@ FIELDS = ("function", "call_id", "method", "path", "status", "seconds", "stack")
 COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
 QUIET = {
     "asyncio": logging.WARNING,
+    "httpcore2": logging.WARNING,  # what a receiver of callbacks answers may hold a secret
+    "httpx2": logging.WARNING,
     "hypercorn.error": logging.WARNING,
     "quic": logging.WARNING,
     "uvicorn.error": logging.CRITICAL,  # what it says of answers that were cut, `app.py` has said; the rest is noise
@@ -109,6 +111,11 @@ class PatientListener(QueueListener):
             self._thread = None
 
 
+def is_coloured(stream: TextIO) -> bool:
+    """Whether what is written there may have colours."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 @contextmanager
 def logging_to(
     stream: TextIO = sys.stderr, *, console: bool, level: str = "INFO", output: str | None = None
@@ -118,8 +125,7 @@ def logging_to(
     `level` is for the host's own lines, `output` (the same, unless given) for those of handlers.
     """
     writer = logging.StreamHandler(stream)
-    colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    formatter = ConsoleFormatter(colour) if console else JsonFormatter()
+    formatter = ConsoleFormatter(is_coloured(stream)) if console else JsonFormatter()
     if not console:
         formatter.converter = time.gmtime
     writer.setFormatter(formatter)

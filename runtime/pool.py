@@ -45,7 +45,6 @@ STALLED = 60.0  # seconds that a client may leave a stream unread
 RETRY_AFTER = {"Retry-After": "1"}
 
 log = logging.getLogger("spaces.pool")
-
 OnOutput = Callable[[Function, "Exchange | None", int, str], None]
 
 
@@ -87,13 +86,11 @@ class Pool:
         settings = self.function.settings
         if len(self.waiting) >= settings.max_waiting and self._is_full():
             self.stats.calls[Overloaded.status] += 1
-            raise Overloaded(
-                f"{len(self.waiting)} calls are waiting for `{self.function.label}` already",
-                headers=RETRY_AFTER,
-            )
+            message = f"{len(self.waiting)} calls are waiting for `{self.function.label}` already"
+            raise Overloaded(message, headers=RETRY_AFTER)
         if len(call.path) + len(call.query) + len(call.headers) > MAX_HEAD or len(call.method) > MAX_METHOD:
             raise HeadTooLarge
-        exchange = Exchange(call, settings.timeout, self._loop, self._left)
+        exchange = Exchange(call, call.timeout or settings.timeout, self._loop, self._left, self._cancel)
         self._deadlines.add(min(exchange.deadline, exchange.accepted_at + MOMENT), self._expired, exchange)
         self.busy += 1
         worker = self._place(exchange) if not self.waiting else None
@@ -268,36 +265,43 @@ class Pool:
             self._deadlines.add(min(due, now + exchange.timeout), self._expired, exchange)
             exchange.is_late()
             return
+        what = "sent nothing more" if exchange.streaming else "did not answer"
+        late = FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s")
+        self._stop(exchange, f"did not stop at its deadline of {exchange.timeout:g} s", late, self._too_late(exchange))
+
+    def _cancel(self, exchange: Exchange, error: HostError) -> None:
+        """Nobody is to run this call, or to go on running it."""
+        if not exchange.over and not exchange.overdue:
+            self._stop(exchange, "did not stop when its call was cancelled", error, error)
+
+    def _stop(self, exchange: Exchange, why: str, error: HostError, unbegun: HostError) -> None:
+        """End a call: with `error` and its code if it runs, with `unbegun` if it was never begun."""
         worker = self._worker_of(exchange)
         if worker is not None and not exchange.streaming:
             self._reclaim(worker)
         if exchange.channel is None:
-            self._expired_waiting(exchange)
-            return
-        what = "sent nothing more" if exchange.streaming else "did not answer"
-        exchange.overdue = True
-        exchange.failed(FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s"), over=False)
-        if worker is not None:
-            self.tasks.start_soon(worker.stop, exchange)
+            self._drop(exchange, unbegun)
+        else:
+            exchange.overdue = True
+            exchange.failed(error, over=False)
+            if worker is not None:
+                self.tasks.start_soon(worker.stop, exchange, why)
         self._serve_waiting()
 
-    def _expired_waiting(self, exchange: Exchange) -> None:
+    def _drop(self, exchange: Exchange, error: HostError) -> None:
+        """A call that waits is over."""
         if exchange in self.waiting:
             self.waiting.remove(exchange)
-        if self.current is None or not self.current.alive:
-            error: HostError = StillLoading(
-                f"`{self.function.label}` was still being imported after {exchange.timeout:g} s",
-                details={"state": "loading"},
-                headers=RETRY_AFTER,
-            )
-        else:
-            error = NoFreeWorker(
-                f"no worker of `{self.function.label}` became free within {exchange.timeout:g} s",
-                headers=RETRY_AFTER,
-            )
         exchange.failed(error)
         self._count(exchange, None)
-        self._serve_waiting()
+
+    def _too_late(self, exchange: Exchange) -> HostError:
+        """Why a call was not begun in time."""
+        label, timeout = self.function.label, f"{exchange.timeout:g} s"
+        if self.current is not None and self.current.alive:
+            return NoFreeWorker(f"no worker of `{label}` became free within {timeout}", headers=RETRY_AFTER)
+        message = f"`{label}` was still being imported after {timeout}"
+        return StillLoading(message, details={"state": "loading"}, headers=RETRY_AFTER)
 
     def _worker_of(self, exchange: Exchange) -> Worker | None:
         owner: Any = getattr(exchange.channel, "owner", None)
@@ -312,10 +316,7 @@ class Pool:
         if worker is not None:
             self._reclaim(worker)
         if exchange.channel is None:  # never begun: never run
-            if exchange in self.waiting:
-                self.waiting.remove(exchange)
-            exchange.failed(NoFreeWorker("the client left while its call waited"))
-            self._count(exchange, None)
+            self._drop(exchange, NoFreeWorker("the client left while its call waited"))
         self._serve_waiting()
 
     def _count(self, exchange: Exchange, result: Result | None) -> None:
@@ -348,8 +349,7 @@ class Pool:
 
     def _has_room(self, worker: Worker, exchange: Exchange) -> bool:
         """Whether a worker may have this call too: free, or about to be and the call is short to hand over."""
-        busy = worker.busy
-        return busy < worker.capacity or (busy < self._pace.depth and not is_long(exchange))
+        return worker.busy < worker.capacity or (worker.busy < self._pace.depth and not is_long(exchange))
 
     def removed(self, worker: Worker) -> None:
         if worker is self._hot:

@@ -15,6 +15,7 @@ import anyio.abc
 
 from .calls import Call
 from .deadlines import Deadlines
+from .errors import Draining
 from .exchange import Exchange
 from .loading import Loading, Sources
 from .pool import OnOutput, Pool
@@ -100,6 +101,13 @@ class Pools:
                 pool.reconfigured()
             if everything or _is_other(before, after) or _concerns(pool, paths):
                 loading.changed()
+
+    def cut(self) -> None:
+        """Every call is over, as far as its client is concerned: the host is ending."""
+        for pool in (*self, *self._leaving):
+            pool.refuse_waiting(Draining())
+        for exchange in self._deadlines.waiting():
+            exchange.failed(Draining())
 
     def close(self) -> None:
         """End every process of every function."""

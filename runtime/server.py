@@ -28,10 +28,13 @@ from .config import Config, ServerSettings, is_loopback, parse_bind
 from .errors import ConfigError
 from .host import Host
 from .protocols import mend_http2, mend_http3
+from .triggers import TRIGGERS
+from .whereabouts import told
 
 BACKLOG = 2048
 MAX_HEAD = 256 * 1024  # bytes of a request's head that are read at all; the host refuses much smaller ones in words
 QUIC_FLUSH = 0.5  # seconds in which the end of the last answers over HTTP/3 must have reached their clients
+LAST_WORDS = 1.0  # seconds in which clients whose calls are cut must have been told so
 KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
 
 log = logging.getLogger("spaces.server")
@@ -85,20 +88,25 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
     """Serve until told to end. `announce` is called once calls can be taken, with the address."""
     engine = ENGINES[config.server.engine]
     require(config.server)
-    with listen(config.server, exposed=exposed) as sock:
-        async with Host(config, debug=dev) as host:
+    with listen(config.server, exposed=exposed) as sock, told(config.server.state, url_of(sock, config.server)):
+        host = Host(config, debug=dev, durable=True)
+        host.bound_to_loopback = is_loopback(parse_bind(config.server.bind)[0])
+        async with host:
             calm_collector()
-            stop = anyio.Event()
+            stop, patience = anyio.Event(), anyio.CancelScope()
             app = App(host, log_calls=dev or config.server.access_log)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_await_signals, stop, tasks.cancel_scope)
+                tasks.start_soon(_await_signals, stop, patience)
+                for trigger in TRIGGERS:
+                    tasks.start_soon(trigger(host).run, host.submit)
                 announce(host, url_of(sock, config.server))
                 async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
                     ended = anyio.Event()
                     serving.start_soon(_run, engine, app, config.server, sock, stop, ended)
                     try:
                         await stop.wait()
-                        await _finish(host, config.server, ended)
+                        host.stopping = True
+                        await _finish(host, config.server, ended, patience)
                     finally:
                         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
                     serving.cancel_scope.cancel()
@@ -119,16 +127,21 @@ async def _run(
         ended.set()
 
 
-async def _finish(host: Host, settings: ServerSettings, ended: anyio.Event) -> None:
-    """Wait for the engine, which has stopped listening, and for the calls, within `drain_timeout`."""
-    with anyio.move_on_after(settings.drain_timeout):
+async def _finish(host: Host, settings: ServerSettings, ended: anyio.Event, patience: anyio.CancelScope) -> None:
+    """Wait for the engine, which has stopped listening, and for the calls, within `drain_timeout`; cut the others."""
+    patience.deadline = anyio.current_time() + settings.drain_timeout
+    with patience:
         if not settings.http3:  # whose endpoint never ends by itself
             await ended.wait()
         await host.drain(math.inf)
         if settings.http3:
             await anyio.sleep(QUIC_FLUSH)
-    if not await host.drain(0):
-        log.warning("calls still run after %g s (drain_timeout): they are cut", settings.drain_timeout)
+    if await host.drain(0):
+        return
+    log.warning("calls still run: they are cut (drain_timeout is %g s)", settings.drain_timeout)
+    host.cut()
+    with anyio.move_on_after(LAST_WORDS):
+        await ended.wait()
 
 
 def calm_collector() -> None:
@@ -138,12 +151,12 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 50, 50)
 
 
-async def _await_signals(stop: anyio.Event, scope: anyio.CancelScope) -> None:
+async def _await_signals(stop: anyio.Event, patience: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             if stop.is_set():
                 log.warning("%s again: ending now", number.name)
-                scope.cancel()
+                patience.cancel()
                 return
             log.info("%s: finishing what runs", number.name)
             stop.set()
@@ -160,7 +173,7 @@ async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.sock
     if settings.http3:
         mend_http3()
         config.quic_bind = [f"{f'[{address}]' if ':' in address else address}:{port}"]
-    config.graceful_timeout = settings.drain_timeout + 1  # _finish cuts it before
+    config.graceful_timeout = settings.drain_timeout + 2 * LAST_WORDS  # _finish cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
     config.h11_max_incomplete_size = MAX_HEAD
     config.include_server_header = False

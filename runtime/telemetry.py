@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
@@ -55,11 +56,29 @@ class FunctionState(msgspec.Struct, frozen=True):
     waiting: int
 
 
+class Submitted(Protocol):
+    """What /metrics shows of the journal: `journal.Counts`."""
+
+    @property
+    def queued(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def oldest(self) -> float: ...
+    @property
+    def callbacks_pending(self) -> int: ...
+    @property
+    def callbacks_dead(self) -> int: ...
+
+
 class HostCollector(Collector):
     """Turns the numbers into metric families when somebody asks."""
 
-    def __init__(self, states: Iterable[FunctionState], functions: int, started_at: float) -> None:
+    def __init__(
+        self, states: Iterable[FunctionState], functions: int, started_at: float, submitted: Submitted | None
+    ) -> None:
         self._states = list(states)
+        self._submitted = submitted
         self._functions = functions
         self._started_at = started_at
 
@@ -69,6 +88,19 @@ class HostCollector(Collector):
         yield from self._counters()
         yield self._latency()
         yield self._workers()
+        if self._submitted is not None:
+            yield from self._journal(self._submitted)
+
+    def _journal(self, submitted: Submitted) -> Iterator[Metric]:
+        calls = GaugeMetricFamily("spaces_submitted_calls", "Submitted calls that are not over.", labels=("state",))
+        calls.add_metric(("queued",), submitted.queued)
+        calls.add_metric(("running",), submitted.running)
+        yield calls
+        yield GaugeMetricFamily("spaces_queue_age_seconds", "How long the first in the queue waits.", submitted.oldest)
+        callbacks = GaugeMetricFamily("spaces_callbacks", "Callbacks that have not arrived.", labels=("state",))
+        callbacks.add_metric(("pending",), submitted.callbacks_pending)
+        callbacks.add_metric(("dead",), submitted.callbacks_dead)
+        yield callbacks
 
     def _counters(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("spaces_calls", "Calls answered.", labels=(*LABELS, "status"))
@@ -117,8 +149,10 @@ class HostCollector(Collector):
         return workers
 
 
-def render(states: Iterable[FunctionState], functions: int, started_at: float) -> bytes:
+def render(
+    states: Iterable[FunctionState], functions: int, started_at: float, submitted: Submitted | None = None
+) -> bytes:
     """The Prometheus text format of everything counted."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(HostCollector(states, functions, started_at))
+    registry.register(HostCollector(states, functions, started_at, submitted))
     return generate_latest(registry)

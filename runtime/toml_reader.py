@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ConfigError
-from runtime.toml_lines import KeyLines
+from runtime.toml_lines import KeyLines, KeyPath
 
 Readers = Mapping[str, Callable[[Any], Any]]
 
@@ -47,7 +47,7 @@ class Document:
         self._problems: list[tuple[float, str]] = []
         self.content, self._text = _parse(file)
 
-    def problem(self, path: tuple[str, ...], message: str) -> None:
+    def problem(self, path: KeyPath, message: str) -> None:
         """Keep what is wrong with the key or table at `path`."""
         line = self._lines.line(path)
         self._problems.append((line, f"{self.file}:{line}: {message}"))
@@ -62,7 +62,7 @@ class Document:
             self._problems.sort(key=lambda problem: problem[0])
             raise refusal([text for _, text in self._problems])
 
-    def values(self, path: tuple[str, ...], table: Mapping[str, Any], readers: Readers) -> dict[str, Any]:
+    def values(self, path: KeyPath, table: Mapping[str, Any], readers: Readers) -> dict[str, Any]:
         """The values that are right; each other key of the table becomes a problem."""
         values = {}
         for key, raw in table.items():
@@ -94,12 +94,32 @@ class Document:
             try:
                 if not pattern.fullmatch(name):
                     raise ValueError(rule)
-                found[name] = self._variable(value)
+                found[name] = self.variable(value)
                 if for_environment and "\0" in found[name]:
                     raise ValueError("an environment variable cannot hold a NUL character")
             except ValueError as error:
                 self.problem((*path, name), f"{shown(name)} {within(path)}: {error}")
         return found
+
+    def variable(self, raw: Any) -> str:
+        """A string, or what "env:VAR" and "file:PATH" stand for.
+
+        No message here may repeat `raw`, which can be a secret, unless it only refers to one.
+        """
+        text = string(raw)
+        scheme, _, target = text.partition(":")
+        if scheme == "file":
+            return _file_content(self.path(target))
+        if scheme != "env":
+            return text
+        if not target:
+            raise ValueError('"env:" must be followed by the name of an environment variable')
+        if target not in self.environ:
+            raise ValueError(f"the environment variable {shown(target)} is not set")
+        value = self.environ[target]
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"the environment variable {shown(target)} is not UTF-8 text")
+        return value
 
     def path(self, raw: Any) -> Path:
         """A path; a relative one starts at the file's folder."""
@@ -119,31 +139,14 @@ class Document:
     def _lines(self) -> KeyLines:
         return KeyLines(self._text)
 
-    def _variable(self, raw: Any) -> str:
-        """No message here may repeat `raw`, which can be a secret, unless it only refers to one."""
-        text = string(raw)
-        scheme, _, target = text.partition(":")
-        if scheme == "file":
-            return _file_content(self.path(target))
-        if scheme != "env":
-            return text
-        if not target:
-            raise ValueError('"env:" must be followed by the name of an environment variable')
-        if target not in self.environ:
-            raise ValueError(f"the environment variable {shown(target)} is not set")
-        value = self.environ[target]
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"the environment variable {shown(target)} is not UTF-8 text")
-        return value
-
-    def _unknown(self, path: tuple[str, ...], key: str, raw: Any, readers: Readers) -> str:
+    def _unknown(self, path: KeyPath, key: str, raw: Any, readers: Readers) -> str:
         what = f"unknown key `{key}`" if _NAME.fullmatch(key) else f"unknown key {shown(key)}"
         return f"{what} {within(path)}; {self._hint(path, key, raw, readers)}"
 
-    def _hint(self, path: tuple[str, ...], key: str, raw: Any, readers: Readers) -> str:
+    def _hint(self, path: KeyPath, key: str, raw: Any, readers: Readers) -> str:
         near = difflib.get_close_matches(key.lower(), readers, 1)
         if isinstance(raw, dict) and "functions" in readers and near != ["functions"] and _NAME.fullmatch(key):
-            return f"did you mean [{'.'.join((*path, 'functions', key))}]?"
+            return f"did you mean {within((*path, 'functions', key)).removeprefix('in ')}?"
         if home := self._homes.get(key):
             return f"it belongs in {home}"
         if near:
@@ -156,9 +159,9 @@ def refusal(problems: list[str]) -> ConfigError:
     return ConfigError("\n".join(problems), details={"problems": problems})
 
 
-def within(path: tuple[str, ...]) -> str:
-    """Where a key stands, in words."""
-    return f"in [{'.'.join(path)}]" if path else "at the top level"
+def within(path: KeyPath) -> str:
+    """Where a key stands, in words; which element of a list is left to the line."""
+    return f"in [{'.'.join(part for part in path if isinstance(part, str))}]" if path else "at the top level"
 
 
 def shown(value: object) -> str:
@@ -251,6 +254,23 @@ def methods(raw: Any) -> frozenset[str]:
         if not isinstance(method, str) or not _METHOD.fullmatch(method):
             raise ValueError(f"{shown(method) if isinstance(method, str) else _kind(method)} is no HTTP method")
     return frozenset(method.upper() for method in raw)
+
+
+def strings(what: str, raw: Any) -> list[str]:
+    """A list of strings; `what` says of which, with an example."""
+    if not isinstance(raw, list) or not all(isinstance(each, str) for each in raw):
+        raise ValueError(f"must be a list of {what}")
+    return raw
+
+
+def status_codes(raw: Any) -> frozenset[int]:
+    """HTTP statuses that tell of a failure."""
+    if not isinstance(raw, list):
+        raise ValueError(f"must be a list of statuses such as [429, 503], not {_kind(raw)}")
+    for code in raw:
+        if isinstance(code, bool) or not isinstance(code, int) or not 400 <= code <= 599:
+            raise ValueError(f"{shown(code) if isinstance(code, int) else _kind(code)} is no status from 400 to 599")
+    return frozenset(raw)
 
 
 def optional(word: str, reader: Callable[[Any], Any], raw: Any) -> Any:

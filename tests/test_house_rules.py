@@ -18,8 +18,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "runtime"
 
-MAX_MODULES = 60
-MAX_LINES = 10_500
+MAX_MODULES = 105
+MAX_LINES = 17_500
 MAX_MODULE_LINES, MEDIAN_MODULE_LINES = 400, 200
 MAX_FUNCTION_LINES, P90_FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 30, 8
 
@@ -32,6 +32,9 @@ CATCH_ALL_ALLOWED = {
     "worker/failures.py:traceback_text": "the exception is the user's, and so is what it does when printed",
     "worker/failures.py:_text_of": "a `__str__` of the user's may raise anything",
     "deadlines.py:Deadlines._reached": "one call's mishap must not cost the others their deadlines",
+    "deliveries.py:Deliveries._one": "one callback's mishap must not end the deliveries of the others",
+    "dispatcher.py:Dispatcher._attempt": "a call that fails in the host is recorded as failed, whatever was raised",
+    "journal/writer.py:Writer.work": "everybody who waits for a commit is to hear of its failure",
     "tasks.py:Tasks._run": "a failed piece of background work must not end the host",
     "worker/output.py:LogHandler.emit": "what cannot be logged must not fail the code that logs it",
     "worker/zygote.py:Parent.fork": "a forked child must never run on in the zygote's own stack",
@@ -265,11 +268,11 @@ def test_everything_is_caught_only_where_everything_must_be_survived() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    """`print` is called in cli.py alone: all else is logged or returned."""
+    """`print` is called in the modules of the command line alone: all else is logged or returned."""
     prints = [
         module.at(node)
         for module in MODULES
-        if module.place != "cli.py"
+        if module.place not in {"cli.py", "commands.py", "following.py"}
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

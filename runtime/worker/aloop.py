@@ -28,7 +28,7 @@ async def _serve(sock: socket, handler: Handler) -> None:
     running = asyncio.get_running_loop()
     worker = AsyncWorker(handler, running)
     await running.create_unix_connection(lambda: worker, sock=sock)
-    output.attach(worker.log, lambda: worker.let_go(sock))
+    output.attach(worker.log, worker.report, lambda: worker.let_go(sock))
     worker.send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
     await worker.closed.wait()
 
@@ -73,11 +73,17 @@ class AsyncWorker(asyncio.Protocol):
 
     def log(self, stream: int, level: int, text: bytes) -> None:
         """Queue a LOG; from any thread."""
-        line = wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text)
+        self._post(wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text))
+
+    def report(self, stream: int, fraction: float, message: str) -> None:
+        """Queue a PROGRESS; from any thread."""
+        self._post(wire.progress_frame(stream, fraction, message))
+
+    def _post(self, frame: bytes) -> None:
         if threading.get_ident() == self._thread:
-            self.send(line)
+            self.send(frame)
         else:
-            self._loop.call_soon_threadsafe(self.send, line)
+            self._loop.call_soon_threadsafe(self.send, frame)
 
     def finish(self, stream: int, last: bytes) -> None:
         """The last frame of a call."""
@@ -145,7 +151,7 @@ class Exchange:
         """The call from its arguments to its last frame; whatever happens, there is a last frame."""
         worker, stream, handler = self._worker, self._stream, self._worker.handler
         output.stream_of_call.set(stream)
-        info = loop.call_info(handler, self._call)
+        info = loop.call_info(handler, self._call, stream)
         started = perf_counter_ns()
         flags = 0
         try:

@@ -63,7 +63,7 @@ def rehearse() -> None:
         SyncWorker(channel, queue, Handler(spec | limits, lambda data: data)).serve_queue()
 
 
-def call_info(handler: Handler, call: wire.CallFrame) -> CallInfo:
+def call_info(handler: Handler, call: wire.CallFrame, stream: int) -> CallInfo:
     """The handler's view of a call."""
     spec = handler.spec
     return CallInfo(
@@ -79,6 +79,9 @@ def call_info(handler: Handler, call: wire.CallFrame) -> CallInfo:
         call.deadline,
         call.attempt,
         handler.max_body,
+        call.schedule_id or None,
+        call.scheduled_time if call.schedule_id else None,
+        stream,
     )
 
 
@@ -126,7 +129,7 @@ class SyncWorker:
 
     def run(self) -> None:
         """Until the host closes the socket."""
-        output.attach(self._log, self._let_go)
+        output.attach(self._log, self._report, self._let_go)
         self._send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
         self.serve_queue()
 
@@ -148,7 +151,7 @@ class SyncWorker:
 
     def _serve(self, stream: int, call: wire.CallFrame) -> None:
         output.sink.running = stream
-        info = call_info(self.handler, call)
+        info = call_info(self.handler, call, stream)
         started = perf_counter_ns()
         flags = 0
         try:
@@ -248,11 +251,16 @@ class SyncWorker:
         self._send(last)
 
     def _log(self, stream: int, level: int, text: bytes) -> None:
-        line = wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text)
+        self._post(wire.frame(wire.LOG, stream, bytes((min(level, 255),)) + text))
+
+    def _report(self, stream: int, fraction: float, message: str) -> None:
+        self._post(wire.progress_frame(stream, fraction, message))
+
+    def _post(self, frame: bytes) -> None:
         if self._send_lock._is_owned():
-            self._unsent.append(line)  # by a signal handler or a finalizer that came in while this thread was sending
+            self._unsent.append(frame)  # by a signal handler or a finalizer that came in while this thread was sending
         else:
-            self._send(line)
+            self._send(frame)
 
     def _send(self, data: bytes) -> None:
         with self._send_lock:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from os import register_at_fork, write
 from signal import pthread_sigmask
+from time import monotonic
 from typing import Any
 
 STACK_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2) + 5
@@ -25,7 +26,10 @@ LINE_LIMIT = 16 * 1024  # longer lines are cut into several
 BATCH = 32 * 1024  # characters in one LOG frame, at most
 TRUNCATED = f"(output truncated: a call may print {LIMIT // 1024} KiB, a line counting as {LEAST} bytes or more)"
 
+REPORT_EVERY = 0.05  # seconds between two reports of a call's progress, unless it is complete
+
 Send = Callable[[int, int, bytes], None]
+Report = Callable[[int, float, str], None]
 
 #: The stream of the call that this code runs in; unset in threads that a handler started.
 stream_of_call: ContextVar[int] = ContextVar("stream_of_call")
@@ -36,6 +40,8 @@ class Sink:
 
     def __init__(self) -> None:
         self.send: Send | None = None
+        self.report: Report | None = None  # of progress
+        self.reported: dict[int, float] = {}  # stream → when it did last
         self.running = 0  # the call to name where the context does not say: the only one there is
         self.printed: dict[int, int] = {}  # stream → characters so far
 
@@ -169,17 +175,26 @@ def install_logging() -> None:
         root.setLevel(logging.INFO)
 
 
-def attach(send: Send, close_channel: Callable[[], Any]) -> None:
+def attach(send: Send, report: Report, close_channel: Callable[[], Any]) -> None:
     """From now on text goes out by `send`; in children that the handler forks, to the pipe again."""
     for stream in (stdout, stderr):
         stream.finish(0)
-    sink.send = send
+    sink.send, sink.report = send, report
 
     def detach() -> None:
-        sink.send = None
+        sink.send = sink.report = None
         close_channel()
 
     register_at_fork(after_in_child=detach)
+
+
+def report(stream: int, fraction: float, message: str) -> None:
+    """Tell the host how far a call is; not what would come too often."""
+    now = monotonic()
+    if sink.report is None or (now - sink.reported.get(stream, 0.0) < REPORT_EVERY and fraction < 1):
+        return
+    sink.reported[stream] = now
+    sink.report(stream, fraction, message)
 
 
 def finish(stream: int) -> None:
@@ -191,6 +206,8 @@ def finish(stream: int) -> None:
     if sink.printed:
         sink.printed.pop(stream, None)
         sink.printed.pop(0, None)
+    if sink.reported:
+        sink.reported.pop(stream, None)
     if sink.running == stream:
         sink.running = 0
 

@@ -11,14 +11,14 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 
 # Kinds. Host to worker: CALL BODY CANCEL CREDIT PING. Worker to host: the others.
-READY, CALL, BODY, RESULT, CHUNK, END, ERROR, LOG, CANCEL, CREDIT, PING, PONG = range(1, 13)
-KINDS = frozenset(range(1, 13))
+READY, CALL, BODY, RESULT, CHUNK, END, ERROR, LOG, CANCEL, CREDIT, PING, PONG, PROGRESS = range(1, 14)
+KINDS = frozenset(range(1, 14))
 
 # Flags.
-LAST = 1  # RESULT: the whole answer is in this frame. BODY: no more follows.
+LAST = 1  # RESULT: the whole answer is in this frame.
 FAILED = 2  # RESULT: the handler raised, or returned what cannot be encoded.
 
 MAX_PAYLOAD = 4 * 1024 * 1024  # a longer frame breaks the rules
@@ -29,9 +29,11 @@ WINDOW = 256 * 1024  # bytes of an answer under way before the host grants more 
 
 PREFIX = Struct("<IBBHI")  # payload length, kind, flags, 0, stream
 PREFIX_SIZE = PREFIX.size
-CALL_HEAD = Struct("<QdHBIIIQ")  # call id, deadline, attempt, lengths: method, path, query, headers, body
+# Call id, deadline, attempt, schedule id, scheduled time, lengths: method, path, query, headers, body.
+CALL_HEAD = Struct("<QdHQdBIIIQ")
 RESULT_HEAD = Struct("<HII")  # status, microseconds in the handler, length of headers
 U32 = Struct("<I")
+FRACTION = Struct("<d")
 READY_HEAD = Struct("<HI")  # version, pid
 
 
@@ -40,7 +42,10 @@ class ProtocolError(Exception):
 
 
 class CallFrame(NamedTuple):
-    """A CALL's fields. `body` is complete when its length is `body_length`; else BODY frames follow."""
+    """A CALL's fields. `body` is complete when its length is `body_length`; else BODY frames follow.
+
+    `schedule_id` and `scheduled_time` are 0 where no schedule made the call.
+    """
 
     call_id: int
     deadline: float
@@ -51,6 +56,8 @@ class CallFrame(NamedTuple):
     headers: bytes
     body_length: int
     body: bytes
+    schedule_id: int = 0
+    scheduled_time: float = 0.0
 
 
 def frame(kind: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -69,12 +76,15 @@ def call_frame(
     headers: bytes,
     body_length: int,
     body: bytes,
+    schedule_id: int = 0,
+    scheduled_time: float = 0.0,
 ) -> bytes:
     """A CALL. `body` is the whole body, or empty when BODY frames of `body_length` bytes in all follow."""
     size = CALL_HEAD.size + len(method) + len(path) + len(query) + len(headers) + len(body)
     if size > MAX_CALL:
         raise ProtocolError(f"a CALL of {size} bytes is more than {MAX_CALL}")
-    head = CALL_HEAD.pack(call_id, deadline, attempt, len(method), len(path), len(query), len(headers), body_length)
+    lengths = len(method), len(path), len(query), len(headers), body_length
+    head = CALL_HEAD.pack(call_id, deadline, attempt, schedule_id, scheduled_time, *lengths)
     prefix = PREFIX.pack(size, CALL, 0, 0, stream)
     return b"".join((prefix, head, method, path, query, headers, body))
 
@@ -85,7 +95,7 @@ def parse_call(payload: bytes) -> CallFrame:
         head = CALL_HEAD.unpack_from(payload)
     except StructError as error:
         raise ProtocolError("a CALL is shorter than its head") from error
-    call_id, deadline, attempt, m, p, q, h, body_length = head
+    call_id, deadline, attempt, schedule_id, scheduled_time, m, p, q, h, body_length = head
     method_end = CALL_HEAD.size + m
     path_end = method_end + p
     query_end = path_end + q
@@ -103,6 +113,8 @@ def parse_call(payload: bytes) -> CallFrame:
         payload[query_end:headers_end],
         body_length,
         payload[headers_end:],
+        schedule_id,
+        scheduled_time,
     )
 
 
@@ -123,6 +135,21 @@ def parse_result(payload: bytes) -> tuple[int, int, bytes, bytes]:
     if end > len(payload) or not 200 <= status <= 599:
         raise ProtocolError("a RESULT's status or lengths are out of range")
     return status, micros, payload[RESULT_HEAD.size : end], payload[end:]
+
+
+def progress_frame(stream: int, fraction: float, message: str) -> bytes:
+    """A PROGRESS: how far a call is, 0 to 1."""
+    return frame(PROGRESS, stream, FRACTION.pack(fraction) + message.encode("utf-8", "backslashreplace"))
+
+
+def parse_progress(payload: bytes) -> tuple[float, str]:
+    """Fraction and message of a PROGRESS."""
+    if len(payload) < FRACTION.size:
+        raise ProtocolError("a PROGRESS without its fraction")
+    fraction: float = FRACTION.unpack_from(payload)[0]
+    if not 0 <= fraction <= 1:
+        raise ProtocolError("a PROGRESS that is not between 0 and 1")
+    return fraction, payload[FRACTION.size :].decode("utf-8", "replace")
 
 
 def parse_u32(payload: bytes) -> int:

@@ -276,21 +276,51 @@ def test_a_root_that_is_a_link_is_followed_to_its_target(site: Site) -> None:
         hammer.until(3)
 
 
+def mount(folder: Path, number: int, files: dict[str, str]) -> None:
+    """As Kubernetes mounts and updates a ConfigMap: files are links into `..data`, a link led to a new folder."""
+    target = folder / f"..2024_0{number}"
+    target.mkdir(parents=True)
+    for name, text in files.items():
+        (target / name).write_text(text)
+    beside = folder / "..data_tmp"
+    beside.symlink_to(target.name)
+    beside.replace(folder / "..data")
+    for name in files:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    shutil.rmtree(folder / f"..2024_0{number - 1}", ignore_errors=True)
+
+
 def test_a_mounted_configmap_is_followed(space: Space) -> None:
-    """As Kubernetes updates it: files are links into `..data`, which is a link that is led to a new folder."""
+    """Handler and helper change together."""
     for number in (1, 2, 3):
-        folder = space.folder / f"..2024_0{number}"
-        folder.mkdir(parents=True)
-        (folder / "stock.py").write_text("import helper\n" + version(number).replace("return", "return helper.X +"))
-        (folder / "helper.py").write_text(f"X = {number * 10}\n")
-        beside = space.folder / "..data_tmp"
-        beside.symlink_to(folder.name)
-        beside.replace(space.folder / "..data")
-        if number == 1:
-            for name in ("stock.py", "helper.py"):
-                (space.folder / name).symlink_to(f"..data/{name}")
-            space.comes_to_serve(11)
-        space.serves(number * 11)
+        code = "import helper\n" + version(number).replace("return", "return helper.X +")
+        mount(space.folder, number, {"helper.py": f"X = {number * 10}\n", "stock.py": code})
+        space.comes_to_serve(11) if number == 1 else space.serves(number * 11)
+
+
+BESIDE_A_MOUNT = {
+    "imported": "from lib.helper import X\ndef handle(data): return X\n",
+    "relative": "from .lib import helper\ndef handle(data): return helper.X\n",
+    "found by other means": "load = __import__\nodd = load('li' + 'b.helper')\ndef handle(data): return odd.helper.X",
+}
+
+
+def test_a_mounted_configmap_in_which_only_a_helper_changes(space: Space) -> None:
+    """The handler is mounted with it, and stays as it is."""
+    for number in (1, 2, 3):
+        code = "import helper\ndef handle(data): return helper.X\n"
+        mount(space.folder, number, {"helper.py": f"X = {number}\n", "stock.py": code})
+        space.comes_to_serve(1) if number == 1 else space.serves(number)
+
+
+@pytest.mark.parametrize("kind", BESIDE_A_MOUNT)
+def test_a_mounted_configmap_of_helpers(space: Space, kind: str) -> None:
+    """In a folder beside the handler, which is an ordinary file."""
+    space.copy({"stock.py": BESIDE_A_MOUNT[kind]})
+    for number in (1, 2, 3):
+        mount(space.folder / "lib", number, {"helper.py": f"X = {number}\n"})
+        space.comes_to_serve(1) if number == 1 else space.serves(number)
 
 
 # Folders

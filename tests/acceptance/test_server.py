@@ -121,25 +121,57 @@ def refused(host: Running) -> bool:
     return False
 
 
-def test_drain_timeout_cuts(site: Site, engine: str, tmp_path: Path) -> None:
-    """A call that runs for longer is cut; the exit is still a clean one, and says so."""
-    site.write("spaces.toml", '[server]\ndrain_timeout = "100ms"\n[defaults]\ntimeout = "1h"\n')
-    site.write("demo/slow.py", SLOW)
+def is_told(call: Background) -> bool:
+    """Whether the client was told that the host ends, and may come back."""
+    call.join()
+    assert call.answer is not None, call.error
+    error = error_of(call.answer)
+    assert (call.answer.status_code, error["status"], error["code"]) == (503, 503, "draining")
+    return int(call.answer.headers["retry-after"]) > 0 and "x-invoked" not in call.answer.headers
+
+
+@pytest.mark.parametrize("code", [SLOW, SLOW.replace("def handle", "async def handle")])
+def test_drain_timeout_cuts(site: Site, engine: str, tmp_path: Path, code: str) -> None:
+    """Calls that run or wait for longer are answered 503; the exit is still a clean one, and says so."""
+    settings = '[defaults]\ntimeout = "1h"\nmax_workers = 1\nconcurrency = 1\n'
+    site.write("spaces.toml", f'[server]\ndrain_timeout = "100ms"\n{settings}')
+    site.write("demo/slow.py", code)
     host = site.start(engine=engine)
-    call = Background(host, "demo/slow", f"?folder={tmp_path}")
+    running = Background(host, "demo/slow", f"?folder={tmp_path}")
     eventually((tmp_path / "running").exists, "the call runs")
+    waiting = Background(host, "demo/slow", f"?folder={tmp_path}")
+    eventually(lambda: host.status("demo/slow")["waiting"] == 1, "the other one waits")
     processes = host.descendants()
 
     assert host.stop() == 0
-    call.join()
-    assert call.error or (call.answer is not None and call.answer.status_code >= 500)
+    assert is_told(running)
+    assert is_told(waiting)
     assert "cut" in host.logged("drain_timeout")
     assert not [pid for pid in processes if alive(pid)]
     assert "Traceback" not in host.log
 
 
+def test_drain_timeout_cuts_streams(site: Site, engine: str, tmp_path: Path) -> None:
+    """A stream is cut off where it is, which its client can tell from an end; the log names the call."""
+    site.write("spaces.toml", '[server]\ndrain_timeout = "100ms"\n[defaults]\ntimeout = "1h"\n')
+    site.write("demo/stream.py", STREAM)
+    host = site.start(engine=engine)
+    path = host.path("demo/stream", f"?folder={tmp_path}")
+    with host.client.stream("GET", path, headers={"X-Call-Id": "cut"}) as stream:
+        received = stream.iter_text()
+        first = next(received)
+        host.process.send_signal(signal.SIGTERM)
+        with pytest.raises(httpx2.TransportError):
+            list(received)
+
+    assert first == "first "
+    assert host.process.wait(timeout=PATIENCE) == 0
+    assert json.loads(host.logged('"spaces.call"'))["call_id"] == "cut"
+    assert "Traceback" not in host.log
+
+
 def test_a_second_signal_ends_the_waiting(site: Site, engine: str, tmp_path: Path) -> None:
-    """It ends at once, with its processes."""
+    """It ends at once, with its processes; calls that run are answered 503."""
     site.write("spaces.toml", '[defaults]\ntimeout = "1h"\n')
     site.write("demo/slow.py", SLOW)
     host = site.start(engine=engine)
@@ -150,7 +182,7 @@ def test_a_second_signal_ends_the_waiting(site: Site, engine: str, tmp_path: Pat
     host.logged("finishing what runs")
 
     assert host.stop() == 0
-    call.join()
+    assert is_told(call)
     host.logged("again")
     assert not [pid for pid in processes if alive(pid)]
     assert "Traceback" not in host.log

@@ -68,7 +68,7 @@ class FakeHost:
     def status(self, function: Function) -> dict[str, str]:
         return {"name": function.name}
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         return b"metric 1\n"
 
     def fail(self, error: BaseException) -> None:
@@ -228,9 +228,10 @@ async def test_a_refusal_has_the_workers_status_and_code(client: Client) -> None
 
 
 async def test_who_should_come_again_is_told_when(client: Client) -> None:
-    """With any 503; an error's own header goes before."""
-    client.host.fail(errors.StartFailed())
-    assert (await client.request()).headers[b"retry-after"] == b"1"
+    """With any 503 and 429; an error's own header goes before."""
+    for error in (errors.StartFailed(), Overloaded()):
+        client.host.fail(error)
+        assert (await client.request()).headers[b"retry-after"] == b"1"
     client.host.fail(errors.Draining(headers={"Retry-After": "9"}))
     assert (await client.request()).headers[b"retry-after"] == b"9"
     client.host.fail(WorkerDied())
@@ -283,7 +284,7 @@ async def test_after_the_head_an_answer_is_cut(
     answer = await client.request()
 
     assert (answer.status, answer.body, answer.whole) == (200, b"one", False)
-    assert len(caplog.records) == 1
+    assert [vars(record)["call_id"].encode() for record in caplog.records] == [answer.headers[b"x-call-id"]]
 
 
 async def test_a_page_that_fails_after_its_head_is_cut(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,6 +538,16 @@ async def test_a_line_is_logged_for_each_call(client: Client, caplog: pytest.Log
     assert (fields["method"], fields["path"], fields["status"]) == ("PUT", INVOKE, 200)
     assert fields["call_id"].encode() == answer.headers[b"x-call-id"]
     assert fields["seconds"] >= 0
+
+
+async def test_a_line_is_logged_for_each_page(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """With the id in its answer, although it is no call."""
+    caplog.set_level(logging.INFO)
+    client.log_calls = True
+    answer = await client.request("/healthz")
+    (record,) = caplog.records
+
+    assert vars(record)["call_id"].encode() == answer.headers[b"x-call-id"]
 
 
 async def test_the_line_of_a_call_without_an_answer_says_so(client: Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
 from hypothesis import given
@@ -44,3 +44,21 @@ def test_it_goes_by_the_real_clock() -> None:
     told = parsedate_to_datetime(clock.date_header()[1].decode()).timestamp()
 
     assert before <= told <= time.time()
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    """What is neither does not count; a date without a zone is in UTC, one that is over is now."""
+    date = formatdate(1_000_000_030, usegmt=True)
+    assert clock.retry_after(" 30 ", 0.0) == 30
+    assert clock.retry_after(date, 1_000_000_000) == 30
+    assert clock.retry_after(date.replace("GMT", "-0000"), 1_000_000_000) == 30
+    assert clock.retry_after(date, 1_000_000_100) == 0
+    for nonsense in ("", "soon", "-1", "9" * 400, "\u0663"):
+        assert clock.retry_after(nonsense, 0.0) is None
+
+
+@given(st.text(max_size=60))
+def test_any_retry_after_is_read_or_ignored(text: str) -> None:
+    """It comes from anybody."""
+    found = clock.retry_after(text, 1e9)
+    assert found is None or found >= 0

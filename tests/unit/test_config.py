@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runtime.config import (
     Config,
     FunctionSettings,
+    Retry,
     ServerSettings,
     SpaceSettings,
     is_loopback,
@@ -27,6 +28,7 @@ from runtime.config import (
 from runtime.errors import ConfigError
 
 MIB = 1024 * 1024
+ENVIRONMENT = {"API_KEY": "x", "DEMO_API_KEY": "x", "HOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 
@@ -92,6 +94,19 @@ def test_the_built_in_values() -> None:
         "env": {},
         "secrets": {},
         "fork": "auto",
+        "async_timeout": 900.0,
+        "async_max_body": MIB,
+        "max_queued": 10_000,
+        "retry": Retry(attempts=1, codes=frozenset({408, 429, 500, 502, 503, 504}), min_wait=10.0, max_wait=120.0),
+        "idempotent": False,
+        "require_callback": False,
+        "callback_hosts": (),
+        "callback_secrets": (),
+        "callback_attempts": 8,
+        "callback_max_wait": 300.0,
+        "keep_for": 86400.0,
+        "keep_calls": 100_000,
+        "schedule": (),
     }
     assert msgspec.structs.asdict(ServerSettings()) == {
         "bind": "127.0.0.1:8000",
@@ -162,6 +177,18 @@ def test_every_function_setting_is_read(root: Root) -> None:
         env = { A = "1" }
         secrets = { b = "2" }
         fork = "never"
+        async_timeout = "1h"
+        async_max_body = "2MiB"
+        max_queued = 0
+        retry = { attempts = 3, codes = [500, 503], min_wait = "1s", max_wait = 2 }
+        idempotent = true
+        require_callback = true
+        callback_hosts = ["Hooks.example.com", "10.0.0.0/8"]
+        callback_secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+        callback_attempts = 1
+        callback_max_wait = "1m"
+        keep_for = "2h"
+        keep_calls = 0
     """).defaults
     assert settings == FunctionSettings(
         timeout=0.5,
@@ -179,7 +206,61 @@ def test_every_function_setting_is_read(root: Root) -> None:
         env={"A": "1"},
         secrets={"b": "2"},
         fork="never",
+        async_timeout=3600.0,
+        async_max_body=2 * MIB,
+        max_queued=0,
+        retry=Retry(attempts=3, codes=frozenset({500, 503}), min_wait=1.0, max_wait=2.0),
+        idempotent=True,
+        require_callback=True,
+        callback_hosts=("hooks.example.com", "10.0.0.0/8"),
+        callback_secrets=("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",),
+        callback_attempts=1,
+        callback_max_wait=60.0,
+        keep_for=7200.0,
+        keep_calls=0,
     )
+
+
+def test_schedules_of_a_function(root: Root) -> None:
+    """Each of the ways to write them; what they mean is for runtime/schedules.py."""
+    config = root.load("""
+        [spaces.s.functions.one]
+        schedule = "*/5 * * * *"
+        [spaces.s.functions.table]
+        schedule = { cron = "@daily", timezone = "Europe/Berlin", data = { a = 1 }, catch_up = true }
+        [spaces.s.functions.list]
+        schedule = ["@daily", { cron = "@hourly" }]
+        [[spaces.s.functions.tables.schedule]]
+        cron = "@daily"
+        [[spaces.s.functions.tables.schedule]]
+        cron = "@hourly"
+        callback = "https://hooks.example.com/"
+    """)
+    found = {name: settings.schedule for name, settings in config.spaces["s"].functions.items()}
+    assert {name: [each.cron for each in schedules] for name, schedules in found.items()} == {
+        "one": ["*/5 * * * *"],
+        "table": ["0 0 * * *"],
+        "list": ["0 0 * * *", "0 * * * *"],
+        "tables": ["0 0 * * *", "0 * * * *"],
+    }
+    assert found["table"][0].data == b'{"a":1}'
+    assert found["tables"][1].callback == "https://hooks.example.com/"
+    assert len({each.id for schedules in found.values() for each in schedules}) == 6
+    assert config.settings("s", "other").schedule == ()
+
+
+def test_retry_is_merged_key_by_key(root: Root) -> None:
+    """A function sets how often, and keeps its space's waits."""
+    config = root.load("""
+        [defaults]
+        retry.min_wait = "1s"
+        [spaces.s]
+        retry = { max_wait = "20s", codes = [503] }
+        [spaces.s.functions.f]
+        retry.attempts = 5
+    """)
+    assert config.settings("s", "f").retry == Retry(attempts=5, codes=frozenset({503}), min_wait=1.0, max_wait=20.0)
+    assert config.settings("other", "f").retry == Retry(min_wait=1.0)
 
 
 LEVELS = ["", "[defaults]", "[spaces.s]", "[spaces.s.functions.f]"]
@@ -383,7 +464,97 @@ WRONG = [
     ("[spaces.a.stock]", 1, "unknown key `stock` in [spaces.a]; did you mean [spaces.a.functions.stock]?"),
     ("[spaces.a.function.b]", 1, "unknown key `function` in [spaces.a]; did you mean `functions`?"),
     ("[defaults]\n'a\\b' = 1", 2, "unknown key 'a\\\\b' in [defaults]; the keys here are"),
-    ("[defaults]\nschedule = '* * * * *'", 2, "unknown key `schedule` in [defaults]; the keys here are"),
+    # settings that have their place
+    (
+        "[defaults]\nschedule = '* * * * *'",
+        2,
+        "`schedule` in [defaults]: a schedule is one function's; it belongs in [spaces.NAME.functions.NAME]",
+    ),
+    ("[spaces.a]\nschedule = '* * * * *'", 2, "`schedule` in [spaces.a]: a schedule is one function's; it belongs"),
+    ("[[spaces.a.schedule]]\ncron = '@daily'", 1, "`schedule` in [spaces.a]: a schedule is one function's"),
+    (
+        "[spaces.a.functions.b]\nkeep_for = '1h'",
+        2,
+        "`keep_for` in [spaces.a.functions.b]: calls are kept and forgotten by space; it belongs in [defaults] or",
+    ),
+    (
+        "[spaces.a.functions.b]\nkeep_calls = 1",
+        2,
+        "`keep_calls` in [spaces.a.functions.b]: calls are kept and forgotten by space; it belongs in [defaults] or",
+    ),
+    ("[server]\nretry = {}", 2, "unknown key `retry` in [server]; it belongs in [defaults], [spaces.NAME] or"),
+    ("[server]\nkeep_for = 1", 2, "unknown key `keep_for` in [server]; it belongs in [defaults] or [spaces.NAME]"),
+    ("schedule = '@daily'", 1, "unknown key `schedule` at the top level; it belongs in [spaces.NAME.functions.NAME]"),
+    # durable calls
+    ("[defaults]\nasync_timeout = 0", 2, "`async_timeout` in [defaults]: must be more than 0"),
+    ("[defaults]\nasync_max_body = -1", 2, "`async_max_body` in [defaults]: must be at least 0 bytes"),
+    ("[defaults]\nmax_queued = -1", 2, "`max_queued` in [defaults]: must be 0 to"),
+    ("[defaults]\nidempotent = 1", 2, "`idempotent` in [defaults]: must be true or false"),
+    ("[defaults]\nrequire_callback = 'no'", 2, "`require_callback` in [defaults]: must be true or false"),
+    ("[defaults]\ncallback_attempts = 0", 2, "`callback_attempts` in [defaults]: must be 1 to"),
+    ("[defaults]\ncallback_max_wait = 0", 2, "`callback_max_wait` in [defaults]: must be more than 0"),
+    ("[defaults]\nkeep_for = 0", 2, "`keep_for` in [defaults]: must be more than 0"),
+    ("[defaults]\nkeep_calls = -1", 2, "`keep_calls` in [defaults]: must be 0 to"),
+    ("[defaults]\ncallback_hosts = 'h'", 2, "`callback_hosts` in [defaults]: must be a list of hosts such as"),
+    ("[defaults]\ncallback_hosts = [1]", 2, "`callback_hosts` in [defaults]: must be a list of hosts such as"),
+    ("[defaults]\ncallback_hosts = ['http://h']", 2, "`callback_hosts` in [defaults]: 'http://h' is no host; use"),
+    (
+        "[defaults]\ncallback_host = ['h']",
+        2,
+        "unknown key `callback_host` in [defaults]; did you mean `callback_hosts`?",
+    ),
+    ("[defaults]\ncallback_secrets = 'x'", 2, "`callback_secrets` in [defaults]: must be a list of secrets such as"),
+    ("[defaults]\ncallback_secrets = ['x']", 2, "`callback_secrets` in [defaults]: number 1 is no secret of Standard"),
+    (
+        "[defaults]\ncallback_secrets = ['env:NO']",
+        2,
+        "`callback_secrets` in [defaults]: the environment variable 'NO' is not set",
+    ),
+    ("[defaults]\nretry = 3", 2, "`retry` in [defaults]: must be a table, not a whole number"),
+    ("[defaults]\nretry = { attempts = 0 }", 2, "`attempts` in [defaults.retry]: must be 1 to"),
+    ("[defaults.retry]\nattempt = 2", 2, "unknown key `attempt` in [defaults.retry]; did you mean `attempts`?"),
+    ("[defaults.retry]\ncodes = 503", 2, "`codes` in [defaults.retry]: must be a list of statuses such as"),
+    ("[defaults.retry]\ncodes = [200]", 2, "`codes` in [defaults.retry]: 200 is no status from 400 to 599"),
+    ("[defaults.retry]\ncodes = ['503']", 2, "`codes` in [defaults.retry]: a string is no status from 400 to 599"),
+    ("[defaults.retry]\ncodes = [true]", 2, "`codes` in [defaults.retry]: True is no status from 400 to 599"),
+    ("[defaults.retry]\nmin_wait = 0", 2, "`min_wait` in [defaults.retry]: must be more than 0"),
+    (
+        "[defaults.retry]\nattempts = 2\nmin_wait = '3m'",
+        3,
+        "`min_wait` in [defaults.retry]: `min_wait` is 180.0 there, but `max_wait` is 120.0",
+    ),
+    (
+        "[defaults]\nretry.min_wait = 20\n[spaces.a]\n[spaces.a.functions.b]\nretry.max_wait = 15",
+        5,
+        "`max_wait` in [spaces.a.functions.b.retry]: `min_wait` is 20.0 there, but `max_wait` is 15.0",
+    ),
+    # schedules
+    (
+        "[spaces.a.functions.b]\nschedule = '61 * * * *'",
+        2,
+        "`cron` in [spaces.a.functions.b.schedule]: '61 * * * *' is no cron expression: bad minute",
+    ),
+    (
+        "[spaces.a.functions.b]\nschedule = [\n'@daily',\n'61 * * * *']",
+        4,
+        "`cron` in [spaces.a.functions.b.schedule]: '61 * * * *' is no cron expression: bad minute",
+    ),
+    (
+        "[spaces.a.functions.b]\nschedule = [\n'@daily',\n5]",
+        4,
+        "`schedule` in [spaces.a.functions.b]: must be a cron expression such as",
+    ),
+    (
+        "[[spaces.a.functions.b.schedule]]\ncron='@daily'\n[[spaces.a.functions.b.schedule]]\ncron='0'\ntimezone='UTC'",
+        4,
+        "`cron` in [spaces.a.functions.b.schedule]: '0' is no cron expression; use five fields",
+    ),
+    (
+        "[spaces.a.functions.b]\nschedule = { cron = '@daily', catchup = true }",
+        2,
+        "unknown key `catchup` in [spaces.a.functions.b.schedule]; did you mean `catch_up`?",
+    ),
+    ("[spaces.a.functions.b]\nschedules = '@daily'", 2, "unknown key `schedules` in [spaces.a.functions.b]; did you"),
     # wrong types
     ("server = 1", 1, "`server` at the top level: must be a table, not a whole number"),
     ("[[defaults]]", 1, "`defaults` at the top level: must be a table, not a list"),
@@ -541,6 +712,14 @@ def test_no_message_repeats_a_secret(root: Root) -> None:
         "[spaces.a.secrets]\nkey = hunter2",
         "[spaces.a.secrets]\nkey = 'hunter2",
         '[spaces.a.env]\nKEY = "hunter2\\u0000"',
+        "[spaces.a]\ncallback_secrets = 'hunter2'",
+        "[spaces.a]\ncallback_secrets = ['hunter2']",
+        "[spaces.a]\ncallback_secrets = ['whsec_hunter2']",
+        "[spaces.a]\ncallback_secrets = ['file:hidden']",
+        "[spaces.a]\ncallback_secrets = [1, 'hunter2']",
+        "[spaces.a]\ncallback_secret = ['hunter2']",
+        "[spaces.a]\nschedule = { cron = '@daily', callback = 'https://h/hunter2' }",
+        "[spaces.a.functions.b]\nschedule = { cron = '@daily', callback = 'ftp://h/hunter2' }",
         "[spaces.a.secrets]\nkey = 'hunter2'\n[defaults]\ntimout = 1",
     ]
     for text in texts:
@@ -556,6 +735,15 @@ def test_no_struct_shows_a_secret(root: Root) -> None:
         assert "'KEY': '***'" in text
         assert "hunter" not in text
     assert dict(settings.__rich_repr__())["secrets"] == {"key": "***"}
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    config = root.load(f"""
+        [spaces.a.functions.b]
+        callback_secrets = ["{secret}", "{secret}"]
+        schedule = {{ cron = "@daily", callback = "https://h/hunter2", data = "hunter3" }}
+    """)
+    assert "callback_secrets=('***', '***')" in repr(config)
+    assert "hunter" not in repr(config)
+    assert secret not in repr(config)
     assert "timeout=10.0" in repr(settings)
 
 
@@ -573,6 +761,7 @@ def test_no_struct_shows_a_secret(root: Root) -> None:
         ({"max_body": 1}, True),
         ({"env": {"B": "2", "A": "1"}}, False),
         ({"timeout": 1.0, "max_workers": 1, "methods": frozenset({"GET"})}, False),
+        ({"async_timeout": 1.0, "retry": Retry(attempts=2), "idempotent": True, "callback_secrets": ("x",)}, False),
     ],
 )
 def test_which_changes_need_a_new_process(change: dict[str, Any], new_process: bool) -> None:
@@ -692,21 +881,22 @@ def test_documented_defaults_and_examples_are_true(root: Root) -> None:
         if key in ("path", "certfile", "keyfile"):
             continue
         in_server = key in ServerSettings.__struct_fields__
-        start = "\n".join(["[server]", *pem.values()] if in_server else ["[spaces.s]"])
+        table = "[spaces.s.functions.f]" if key == "schedule" else "[spaces.s]"
+        start = "\n".join(["[server]", *pem.values()] if in_server else [table])
         plain = root.load(start)
         if default != "none":
             assert root.load(f"{start}\n{key} = {default.strip('`')}") == plain, key
-        assert root.load(f"{start}\n{example.strip('`')}", {"API_KEY": "x"}) != plain, key
+        assert root.load(f"{start}\n{example.strip('`')}", ENVIRONMENT) != plain, key
 
 
 def test_the_examples_of_the_page_load(root: Root) -> None:
     """Each TOML block on the page is a right spaces.toml."""
     blocks = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         block = block.replace("/run/secrets/", "")
         (root.folder / "signing_key").write_text("key")
-        assert root.load(block, {"DEMO_API_KEY": "x"}).spaces.keys() == tomllib.loads(block)["spaces"].keys()
+        assert root.load(block, ENVIRONMENT).spaces.keys() == tomllib.loads(block)["spaces"].keys()
 
 
 def test_reload_keeps_what_was_set_instead_of_the_file(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

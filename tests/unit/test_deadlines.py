@@ -127,6 +127,18 @@ def test_who_is_removed_is_let_go_of_and_not_looked_at() -> None:
     assert gone not in kept
 
 
+def test_who_is_still_to_be_looked_at_is_known() -> None:
+    """Whatever the time; not who was removed, nor who was looked at."""
+    clocked = Clocked()
+    calls = [clocked.add(after, after) for after in (1.0, 2.0, 2.0, FAR)]
+    clocked.deadlines.remove(calls[1])
+    clocked.run(1.5)
+    waiting = clocked.deadlines.waiting()
+    clocked.close()
+
+    assert waiting == calls[2:]
+
+
 def test_one_that_fails_does_not_cost_the_others_their_look(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged."""
     clocked = Clocked()

@@ -242,7 +242,7 @@ async def test_metrics_are_those_of_functions_that_were_called(place: Place) -> 
     """And how many there are."""
     async with place.host({"demo/echo.py": ECHO, "demo/other.py": ECHO}) as host:
         await invoke(host, "demo/echo")
-        families = {each.name: each for each in text_string_to_metric_families(host.metrics().decode())}
+        families = {each.name: each for each in text_string_to_metric_families((await host.metrics()).decode())}
         labels = [(each.labels["function"], each.value) for each in families["spaces_calls"].samples]
         workers = {each.labels["state"]: each.value for each in families["spaces_workers"].samples}
 
@@ -384,6 +384,21 @@ async def test_draining_gives_up_in_the_end(place: Place) -> None:
     async with place.host({"demo/hang.py": HANGING}) as host:
         with host.invoke(call(host, "demo", "hang")):
             assert await host.drain(0.0) is False
+
+
+async def test_a_cut_ends_every_call(place: Place, logged: Callable[[], list[str]]) -> None:
+    """The ones that run and those that wait; what waited is never run."""
+    never = "import time\ntime.sleep(1000)\ndef handle(data): ...\n"
+    async with place.host({"demo/hang.py": HANGING, "demo/never.py": never}) as host:
+        exchanges = [host.invoke(call(host, "demo", name)) for name in ("hang", "never")]
+        await until(lambda: "running" in logged())
+        host.cut()
+        for exchange in exchanges:
+            with exchange, pytest.raises(Draining):
+                await exchange.result()
+
+        assert [exchange.over for exchange in exchanges] == [True, True]
+        assert [len(pool.waiting) for pool in host._pools] == [0, 0]
 
 
 async def test_no_process_is_left_after_its_end(place: Place, logged: Callable[[], list[str]]) -> None:

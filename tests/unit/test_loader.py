@@ -147,6 +147,10 @@ def test_links_are_kept_in_mind(root: Root, tmp_path: Path) -> None:
     (demo / "pack" / "helper.py").symlink_to(far / "pack" / "helper.py")
     root.loader.snapshot("demo", "stock")
     assert str(demo / "pack" / "helper.py") in ends()
+    (demo / "extra").mkdir()
+    (demo / "extra" / "odd.py").symlink_to(far / "one.py")
+    root.loader.changed(root.loader.snapshot("demo", "stock"), {str(demo / "extra" / "odd.py"): ""})
+    assert ends().keys() >= {str(demo / "pack" / "helper.py"), str(demo / "extra" / "odd.py")}
     shutil.rmtree(demo)
     root.loader.scan()
     assert not [link for link in ends() if link.startswith(str(demo))]

@@ -235,7 +235,7 @@ def test_a_forked_child_writes_to_the_descriptors_again() -> None:
     script = """
 output.install()
 print("partial", end="")
-output.attach(lambda stream, level, text: os.write(2, b"channel " + text), lambda: os.write(2, b"let go "))
+output.attach(lambda stream, level, text: os.write(2, b"channel " + text), print, lambda: os.write(2, b"let go "))
 print("parent")
 if os.fork() == 0:
     print("child")

@@ -115,9 +115,9 @@ def test_what_follows_good_frames_is_looked_at_as_closely(frames: list[Any], tai
         assert read(pieces)[: len(frames)] == frames
 
 
-@pytest.mark.parametrize("kind", [0, 13, 255])
+@pytest.mark.parametrize("kind", [0, 14, 255])
 def test_an_unknown_kind_is_refused(kind: int) -> None:
-    """Kinds are 1 to 12."""
+    """Kinds are 1 to 13."""
     with pytest.raises(ProtocolError, match=f"kind {kind}"):
         Reader().feed(wire.PREFIX.pack(0, kind, 0, 0, 1))
 
@@ -159,6 +159,8 @@ def test_a_call_comes_out_as_it_went_in(stream: int, method: bytes, body: bytes,
         "method": method.decode(),
         "body": body,
         "body_length": len(body),
+        "schedule_id": 0,
+        "scheduled_time": 0.0,
     }
 
 
@@ -180,7 +182,7 @@ def test_a_call_with_part_of_its_body_is_refused(body: bytes) -> None:
 def test_a_call_whose_lengths_do_not_add_up_is_refused(field: int) -> None:
     """Each of the lengths of method, path, query and headers is checked against what is there."""
     payload = bytearray(payload_of(call(body=b"", body_length=0)))
-    at = struct.calcsize("<QdH") + (0, 1, 5, 9)[field]
+    at = struct.calcsize("<QdHQd") + (0, 1, 5, 9)[field]
     payload[at] += 1
 
     with pytest.raises(ProtocolError):
@@ -277,15 +279,15 @@ def test_the_bytes_of_every_frame() -> None:
     """Written out by hand: another implementation would have to make the same."""
     assert wire.frame(wire.CHUNK, 0x01020304, b"abc", flags=9) == b"\3\0\0\0\5\x09\0\0\4\3\2\1abc"
     assert call(stream=2) == (
-        u32(39 + 4 + 2 + 3 + 9 + 4) + b"\2\0\0\0" + u32(2)
-        + u64(7) + struct.pack("<d", 1.5) + u16(1)
+        u32(55 + 4 + 2 + 3 + 9 + 4) + b"\2\0\0\0" + u32(2)
+        + u64(7) + struct.pack("<d", 1.5) + u16(1) + u64(0) + bytes(8)
         + b"\4" + u32(2) + u32(3) + u32(9) + u64(4)
         + b"POST" + b"/a" + b"q=1" + b"host\0here" + b"body"
     )  # fmt: skip
     assert wire.result_frame(3, 201, 5, b"a\0b", b"hi", wire.LAST | wire.FAILED) == (
         u32(10 + 3 + 2) + b"\4\3\0\0" + u32(3) + u16(201) + u32(5) + u32(3) + b"a\0b" + b"hi"
     )
-    assert wire.READY_HEAD.pack(wire.VERSION, 77) == u16(1) + u32(77)
+    assert wire.READY_HEAD.pack(wire.VERSION, 77) == u16(2) + u32(77)
 
 
 # What docs/reference/wire.md says.
@@ -341,6 +343,8 @@ def test_the_page_describes_the_head_of_a_call() -> None:
         "call id": 7,
         "deadline, a double: seconds since the epoch": int.from_bytes(struct.pack("<d", 1.5), "little"),
         "attempt": 1,
+        "id of the schedule that made the call; 0 for none": 0,
+        "scheduled time, a double: seconds since the epoch": 0,
         "length of the method": 1,
         "length of the path": 2,
         "length of the query": 3,
@@ -365,9 +369,37 @@ def test_the_page_describes_the_head_of_a_result() -> None:
     }
 
 
+def test_the_page_describes_progress() -> None:
+    """A fraction and a message."""
+    data = payload_of(wire.progress_frame(1, 0.5, "half"))
+    half = int.from_bytes(struct.pack("<d", 0.5), "little")
+    assert said_of("PROGRESS", data) == {"fraction, a double: 0 to 1": half, "the rest": b"half"}
+
+
+@given(st.binary(max_size=30))
+def test_random_progress_is_parsed_or_a_protocol_error(payload: bytes) -> None:
+    """And what is parsed can be shown."""
+    try:
+        fraction, message = wire.parse_progress(payload)
+    except ProtocolError:
+        return
+    assert 0 <= fraction <= 1
+    assert message == payload[8:].decode("utf-8", "replace")
+
+
+def test_a_call_that_a_schedule_made() -> None:
+    """It brings which one, and the time that was due."""
+    frame = wire.call_frame(1, 7, 1.5, 1, b"POST", b"", b"", b"", 0, b"", 2**53 - 1, 1e9)
+    parsed = wire.parse_call(payload_of(frame))
+    assert (parsed.schedule_id, parsed.scheduled_time) == (2**53 - 1, 1e9)
+
+
 def test_the_page_describes_the_head_of_a_worker() -> None:
     """Sizes and order of its fields."""
-    assert said_of("READY", wire.READY_HEAD.pack(wire.VERSION, 77)) == {f"version: {wire.VERSION}": 1, "pid": 77}
+    assert said_of("READY", wire.READY_HEAD.pack(wire.VERSION, 77)) == {
+        f"version: {wire.VERSION}": wire.VERSION,
+        "pid": 77,
+    }
 
 
 def test_the_page_names_every_kind_and_flag() -> None:

@@ -1,0 +1,186 @@
+"""What a request to run a function says: its headers, its address, its body, and whether its client is still there.
+
+Read by `invoke.py`, to run it now, and by `submit.py`, to have it run. The answers are those of
+docs/reference/http.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+import anyio
+from starlette.types import Receive, Scope
+
+from ...errors import BadRequest, BodyTooLarge, HostError, MethodNotAllowed, NotFound
+from ...registry import Function
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive te trailer trailers transfer-encoding upgrade expect http2-settings"
+    b" proxy-authenticate proxy-authorization proxy-connection".split()
+)
+SPECIAL = HOP_BY_HOP.union(
+    b"content-length cookie host x-call-id x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+)
+CALL_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+RESERVED = b"/__/"
+
+T = TypeVar("T")
+Address = tuple[str, str, bytes]  # space, function, and the rest of the path as it came
+
+
+class ClientLeft(Exception):
+    """The client closed its connection: there is nobody to answer."""
+
+
+def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes]:
+    """The function's headers as one NUL-joined string, the body's announced length, the call's id.
+
+    Hop-by-hop headers (RFC 9110 section 7.6.1) stay behind; X-Call-Id and X-Forwarded-* are added.
+    """
+    parts: list[bytes] = []
+    special: dict[bytes, bytes] = {}
+    length: int | None = 0
+    host = b""
+    for pair in scope["headers"]:
+        name = pair[0]
+        if name not in SPECIAL:
+            parts += pair
+        elif name == b"host":
+            parts += pair
+            host = pair[1]
+        elif name == b"content-length":
+            parts += pair
+            length = _length(pair[1])
+        else:
+            _take(name, pair[1], special)
+    if not length and scope["http_version"] in ("2", "3"):
+        length = None  # these need not announce a body
+    client = scope["client"]
+    address: bytes = client[0].encode() if client else b"unknown"
+    proto: bytes = scope["scheme"].encode()
+    label = b"%d" % number
+    if special:
+        if b"transfer-encoding" in special:
+            length = None
+        if b"connection" in special:
+            parts = _without_named(parts, special[b"connection"])
+        if b"cookie" in special:
+            parts += (b"cookie", special[b"cookie"])
+        if b"x-forwarded-for" in special:
+            address = special[b"x-forwarded-for"] + b", " + address
+        host = special.get(b"x-forwarded-host", host)
+        proto = special.get(b"x-forwarded-proto", proto)
+        label = _own_id(special.get(b"x-call-id", label))
+    if host:
+        parts += (b"x-forwarded-host", host)
+    parts += (b"x-forwarded-for", address, b"x-forwarded-proto", proto, b"x-call-id", label)
+    blob = b"\0".join(parts)
+    if blob.count(b"\0") != len(parts) - 1:
+        raise BadRequest("a header contains a NUL character")
+    return blob, length, label
+
+
+def _take(name: bytes, value: bytes, special: dict[bytes, bytes]) -> None:
+    """Note a header that is not simply passed on; one that is a list may come in several lines."""
+    value = value.strip(b" \t")
+    if name in special:
+        if name == b"x-call-id":
+            raise BadRequest("X-Call-Id is there twice")
+        value = special[name] + (b"; " if name == b"cookie" else b", ") + value
+    special[name] = value
+
+
+def _own_id(label: bytes) -> bytes:
+    if CALL_ID.fullmatch(label) is None:
+        raise BadRequest("X-Call-Id must be 1 to 128 of the characters A-Z a-z 0-9 . _ -")
+    return label
+
+
+def _without_named(parts: list[bytes], connection: bytes) -> list[bytes]:
+    """The headers without those that Connection names as being about the connection."""
+    named = {name.strip() for name in connection.lower().split(b",")} - SPECIAL
+    return [part for at, part in enumerate(parts) if parts[at & ~1] not in named]
+
+
+def _length(value: bytes) -> int:
+    digits = value if value.isdigit() else value.strip(b" \t")
+    if not digits.isdigit() or len(digits) > 18:
+        raise BadRequest("Content-Length must be a number")
+    return int(digits)
+
+
+def check_address(function: Function, method: str, path: bytes) -> None:
+    """Refuse what the function's `methods` and `max_path_levels` do not allow, and malformed paths."""
+    methods = function.settings.methods
+    if methods is not None and method not in methods:
+        allowed = ", ".join(sorted(methods))
+        raise MethodNotAllowed(f"`{function.label}` takes {allowed}", headers={"Allow": allowed})
+    check_path(function, path)
+
+
+def check_path(function: Function, path: bytes) -> None:
+    """Refuse what the function's `max_path_levels` does not allow, and malformed paths."""
+    if b"%" in path:
+        if BAD_ESCAPE.search(path):
+            raise BadRequest("the path has a % that is not followed by two hexadecimal digits")
+        try:
+            decoded = unquote_to_bytes(path).decode()
+        except UnicodeDecodeError:
+            raise BadRequest("the path is not UTF-8 once its %-escapes are decoded") from None
+        if "\0" in decoded:
+            raise BadRequest("the path contains a NUL character")
+    if path.startswith(RESERVED):
+        raise NotFound("paths that start with /__/ are reserved")
+    limit = function.settings.max_path_levels
+    if limit is not None and sum(map(bool, path.split(b"/"))) > limit:
+        raise NotFound(f"`{function.label}` takes at most {limit} path levels after its address")
+
+
+async def read_body(receive: Receive, length: int | None, limit: int, setting: str) -> tuple[bytes, ...]:
+    """The request body in the pieces it came in; `length` is what was announced, None for unknown."""
+    if length == 0:
+        return ()
+    if length is not None and length > limit:
+        raise BodyTooLarge(f"the body has {length} bytes; at most {limit} are allowed here (`{setting}`)")
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        piece = message.get("body", b"")
+        if piece:
+            size += len(piece)
+            if size > limit:
+                raise BodyTooLarge(f"the body is larger than the {limit} bytes allowed here (`{setting}`)")
+            pieces.append(piece)
+        if size == length or not message.get("more_body", False):
+            return tuple(pieces)
+
+
+async def while_client_stays(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
+    """What the work gives; ClientLeft when the client goes away before."""
+    done: list[T] = []
+    failure: HostError | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_leave_with_client, receive, tasks.cancel_scope)
+        try:
+            done.append(await work())
+        except HostError as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not done:
+        raise ClientLeft
+    return done[0]
+
+
+async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,330 @@
+"""Runs what the journal holds: claims due calls, runs them, records how they ended.
+
+Made by `host.py`, which gives it the ways to run and to stop a call; `attempt.py` runs one, `deliveries.py`
+takes outcomes to their callbacks.
+
+Fairness: within a function calls start by priority, then in order of acceptance. Between functions free
+places go round, one each, to those with the fewest running calls first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from heapq import nsmallest
+from time import time
+from typing import TypeVar
+
+import anyio
+from anyio.abc import TaskStatus
+
+from . import attempt
+from .calls import Call, Entry, Outcome, Submission
+from .errors import Cancelled, HostError, JournalError, NotFound, Overloaded
+from .exchange import Exchange
+from .journal import Claim, Journal, Receipt
+from .registry import Function
+from .settings import FunctionSettings
+
+MAX_RUNNING = 256  # submitted calls of one host at once
+LOOK_EVERY = 1.0  # seconds: what other hosts append to the journal, or ask to be cancelled, is seen by then
+TAKE_OVER_EVERY = 5.0  # seconds
+MOST_STARTS = 10  # of a call that is interrupted again and again
+BACK_AGAIN = 5.0  # seconds after which a call is tried again whose function is not there now
+GONE_AFTER = 600.0  # seconds after its acceptance that such a call is kept
+LAST_WORDS = 2.0  # seconds for what is to be recorded while the host ends
+RESPITE = (0.1, 5.0)  # seconds to wait after the journal has failed: at first, and at most
+
+Key = tuple[str, str]
+T = TypeVar("T")
+
+log = logging.getLogger("spaces.dispatcher")
+
+
+class Run:
+    """A claimed call in this process: as its exchange's follower it records what the call says of itself."""
+
+    def __init__(
+        self, journal: Journal, call: Call, accepted_at: float, starts: int, settings: FunctionSettings
+    ) -> None:
+        self.call = call
+        self.key = (call.space, call.name)
+        self.accepted_at = accepted_at
+        self.starts = starts
+        self.settings = settings
+        self.exchange: Exchange | None = None
+        self.cancelled = False
+        self._journal = journal
+
+    def printed(self, level: int, text: str) -> None:
+        self._journal.note(self.call.id, "log", {"level": level, "text": text})
+
+    def progressed(self, fraction: float, message: str) -> None:
+        self._journal.note(self.call.id, "progress", {"fraction": fraction, "message": message})
+
+
+class Dispatcher:
+    """From the journal to the workers and back.
+
+    Guarantee: a call that `accept` has returned is run, once unless its function's settings allow more, and its
+    outcome recorded, by this host or the next one on this journal.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        invoke: Callable[[Call], Exchange],
+        lookup: Callable[[str, str], Function],
+        settings: Callable[[str, str], FunctionSettings],
+        on_outcome: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._invoke, self._lookup, self._settings = invoke, lookup, settings
+        self._on_outcome = on_outcome
+        self._running: dict[int, Run] = {}
+        self._places: Counter[Key] = Counter()  # taken, by function
+        self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
+        self._appending: Counter[Key] = Counter()  # calls that are about to wait
+        self._unrecorded = 0
+        self._paused = False
+        self._wake = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call runs, or has run and is not recorded yet."""
+        return bool(self._running) or self._unrecorded > 0
+
+    def pause(self) -> None:
+        """Start no further calls: the host is about to end."""
+        self._paused = True
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something to start."""
+        self._wake.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """For ever: start what is due, look after what runs. `accept` may be called once it has started."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._look_after)
+            task_status.started()
+            while True:
+                self._wake = anyio.Event()
+                due = await self._surely(self._turn)
+                with anyio.move_on_after(LOOK_EVERY if due is None else max(0.0, min(LOOK_EVERY, due - time()))):
+                    await self._wake.wait()
+
+    async def accept(self, submission: Submission, function: Function) -> Receipt:
+        """Record a call; start it at once where nothing stands in its way. Overloaded when too many wait."""
+        call = submission.call
+        key = (call.space, call.name)
+        if self._waiting(key) >= function.settings.max_queued:
+            message = f"{function.settings.max_queued} calls of `{function.label}` wait already (`max_queued`)"
+            raise Overloaded(message, headers={"Retry-After": "10"})
+        at_once = submission.run_at is None and not self._paused and self._has_place(key, function)
+        taken = self._places if at_once else self._appending
+        taken[key] += 1
+        claimed = False
+        try:  # what is claimed for somebody who has been cancelled meanwhile, the journal takes back
+            receipt = await self._journal.append(submission, claim=at_once)
+            claimed = receipt.claimed
+        finally:
+            if not claimed:
+                taken[key] -= 1
+        if claimed:
+            self._start(Run(self._journal, call, time(), 1, function.settings))
+        elif not receipt.repeated:
+            self._backlog[key] = self._backlog.get(key, 0) + 1
+            self.wake()
+        return receipt
+
+    def cancel(self, id: int) -> None:
+        """Stop a call, if it runs here."""
+        run = self._running.get(id)
+        if run is None or run.cancelled:
+            return
+        run.cancelled = True
+        if run.exchange is not None:
+            run.exchange.cancel(Cancelled())
+
+    # Starting.
+
+    async def _turn(self) -> float | None:
+        """Start what is due and has a place; when to look again, where that is known."""
+        if self._paused:
+            return None
+        self._backlog = await self._journal.waiting()
+        wanted = self._share()
+        if wanted:
+            for claim in await self._journal.claim(wanted):
+                await self._begin(claim)
+        return await self._journal.next_due()
+
+    async def _begin(self, claim: Claim) -> None:
+        key = (claim.call.space, claim.call.name)
+        if self._paused:
+            await self._journal.release(claim.entry.id, time())
+            return
+        self._backlog[key] = self._backlog.get(key, 1) - 1
+        self._places[key] += 1
+        run = Run(self._journal, claim.call, claim.entry.accepted_at, claim.entry.attempt, self._settings(*key))
+        self._start(run)
+
+    def _share(self) -> dict[Key, int]:
+        """How many calls of which function to start now."""
+        room = MAX_RUNNING - len(self._running)
+        places = {key: min(count, self._free_places(key)) for key, count in self._backlog.items() if count > 0}
+        hungry = [key for key, free in places.items() if free > 0]
+        if room <= 0 or not hungry:
+            return {}
+        turn = nsmallest(room, hungry, key=self._places.__getitem__)
+        wanted: Counter[Key] = Counter()
+        while turn and room > 0:
+            for key in turn[:room]:
+                wanted[key] += 1
+            room -= len(turn)
+            turn = [key for key in turn if wanted[key] < places[key]]
+        return wanted
+
+    def _has_place(self, key: Key, function: Function) -> bool:
+        if len(self._running) >= MAX_RUNNING or self._waiting(key):
+            return False
+        return self._places[key] < capacity(function)
+
+    def _waiting(self, key: Key) -> int:
+        return self._backlog.get(key, 0) + self._appending[key]
+
+    def _free_places(self, key: Key) -> int:
+        try:
+            function = self._lookup(*key)
+        except NotFound:
+            return 1 - self._places[key]  # to find out what becomes of it, one at a time
+        return capacity(function) - self._places[key]
+
+    def _start(self, run: Run) -> None:
+        """Run a claimed call, whose place is taken."""
+        self._running[run.call.id] = run
+        self._tasks.start_soon(self._run, run)
+
+    # Running.
+
+    async def _run(self, run: Run) -> None:
+        self._unrecorded += 1
+        try:
+            ending = await self._attempt(run)
+            await ending
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(LAST_WORDS, shield=True):
+                await (self._postpone(run, 0) if run.exchange is None else self._interrupted(run))
+            raise
+        finally:
+            self._unrecorded -= 1
+
+    async def _attempt(self, run: Run) -> Awaitable[object]:
+        """Run a call; what is to be recorded of it."""
+        try:
+            exchange = self._invoke(attempt.fit(run.call, run.starts, run.settings))
+            run.exchange = exchange
+            if run.cancelled:
+                exchange.cancel(Cancelled())
+            outcome = await attempt.run(exchange, run.call, run.settings, run)
+        except attempt.Cut:
+            return self._interrupted(run)
+        except attempt.Postponed as later:
+            return self._postpone(run, later.seconds)
+        except HostError as error:  # it was not even given to the function
+            wait = self._wait_for_better(run, error)
+            return self._record(run, attempt.failure(error)) if wait is None else self._postpone(run, wait)
+        except Exception as error:
+            log.exception("call %s failed in the host", run.call.id)
+            return self._record(run, attempt.failure(HostError(str(error))))
+        finally:
+            self._forget(run)
+        return self._record(run, outcome)
+
+    def _wait_for_better(self, run: Run, error: HostError) -> float | None:
+        """Seconds until a call that could not be started is tried again; None for never."""
+        if isinstance(error, NotFound):  # its file may be about to be replaced
+            return BACK_AGAIN if time() < run.accepted_at + GONE_AFTER else None
+        return attempt.BACK_SOON if error.retryable else None
+
+    def _forget(self, run: Run) -> None:
+        """Its place is free, before its outcome is on disk."""
+        del self._running[run.call.id]
+        self._places[run.key] -= 1
+        if not self._places[run.key]:
+            del self._places[run.key]
+        self.wake()
+
+    async def _record(self, run: Run, outcome: Outcome) -> None:
+        id = run.call.id
+        if run.cancelled and outcome.error_code == Cancelled.code:
+            await self._surely(lambda: self._journal.cancelled(id))
+            return
+        again = attempt.next_attempt(run.settings.retry, outcome, run.starts, time())
+        if again is not None:
+            await self._surely(lambda: self._journal.retry(id, outcome, again))
+        else:
+            await self._surely(lambda: self._journal.complete(id, outcome))
+            self._on_outcome()
+        self.wake()
+
+    async def _postpone(self, run: Run, seconds: float) -> None:
+        if run.cancelled:
+            await self._surely(lambda: self._journal.cancelled(run.call.id))
+        else:
+            await self._surely(lambda: self._journal.release(run.call.id, time() + seconds))
+
+    async def _interrupted(self, run: Run) -> None:
+        """The call was running when the host ended: run it again, where its function allows that."""
+        id, outcome = run.call.id, attempt.interrupted()
+        if run.settings.idempotent and run.starts < MOST_STARTS:
+            await self._surely(lambda: self._journal.retry(id, outcome, time()))
+        else:
+            await self._surely(lambda: self._journal.complete(id, outcome))
+            self._on_outcome()
+
+    async def _surely(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Until the journal takes it: a full disk is no reason to forget what has happened."""
+        wait, most = RESPITE
+        while True:
+            try:
+                return await work()
+            except JournalError as error:
+                log.error("%s", error.message)
+                await anyio.sleep(wait)
+                wait = min(most, wait * 2)
+
+    # Looking after.
+
+    async def _look_after(self) -> None:
+        """For ever: stop what others asked to be cancelled; end what hosts that are gone left running."""
+        since = TAKE_OVER_EVERY
+        while True:
+            try:
+                for id in await self._journal.to_cancel():
+                    self.cancel(id)
+                if since >= TAKE_OVER_EVERY:
+                    since = 0.0
+                    await self._take_over()
+            except JournalError:  # what is started says so
+                pass
+            await anyio.sleep(LOOK_EVERY)
+            since += LOOK_EVERY
+
+    async def _take_over(self) -> None:
+        for claim in await self._journal.take_over():
+            log.warning("call %d of %s/%s was interrupted", claim.entry.id, claim.call.space, claim.call.name)
+            await self._interrupted(self._run_of(claim.call, claim.entry))
+        self.wake()
+
+    def _run_of(self, call: Call, entry: Entry) -> Run:
+        return Run(self._journal, call, entry.accepted_at, entry.attempt, self._settings(call.space, call.name))
+
+
+def capacity(function: Function) -> int:
+    """How many submitted calls of a function run at once: as many as its workers take."""
+    settings = function.settings
+    return settings.max_workers * (settings.concurrency if function.kind.startswith("async") else 1)

@@ -1,0 +1,97 @@
+"""Operations of the journal on callbacks, and on what is old enough to be forgotten.
+
+Called by `writer.py` within a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from ..calls import Delivery
+from . import KEY_LIFE, rows, statements
+from .batch import Batch
+from .claims import dead, free_deliveries
+from .schema import PENDING
+
+_DELIVERIES = f"""SELECT {rows.ENTRY}, {rows.OUTCOME} FROM calls JOIN outcomes USING (id)
+    WHERE calls.id IN (SELECT value FROM json_each(?))"""
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """A place in the order in which calls have finished."""
+
+    finished_at: float
+    id: int
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """Forget up to `limit` calls of a space that finished after one position, and not after the other."""
+
+    space: int
+    after: Position
+    until: Position
+    limit: int
+
+
+def claim_deliveries(batch: Batch, limit: int) -> list[Delivery]:
+    """Pending callbacks that are due, now in our hands; those that a dead owner had are among them."""
+    for owner in dead(batch):
+        free_deliveries(batch, owner)
+    ids = batch.ids(statements.DUE_DELIVERIES, (batch.now, limit))
+    if not ids:
+        return []
+    listed = json.dumps(ids)
+    batch.execute(statements.START_DELIVERIES, (batch.owner.id, listed))
+    batch.times_changed = batch.claimed = True
+    found = batch.execute(_DELIVERIES, (listed,)).fetchall()
+    deliveries = {row[0]: rows.delivery(row, batch.names) for row in found}
+    return [deliveries[id] for id in ids]
+
+
+def unclaim_deliveries(batch: Batch, ids: list[int]) -> None:
+    """Nobody heard that these had been claimed."""
+    batch.execute(statements.UNSTART_DELIVERIES, (json.dumps(ids), batch.owner.id))
+    batch.times_changed = True
+
+
+def delivered(batch: Batch, id: int) -> None:
+    """A callback in our hands has arrived."""
+    if batch.execute(statements.DELIVERED, (id, batch.owner.id)).rowcount:
+        batch.touched.append(id)
+
+
+def give_up(batch: Batch, arguments: tuple[int, str]) -> None:
+    """A callback in our hands becomes a dead letter."""
+    id, error = arguments
+    if batch.execute(statements.GIVE_UP, (error, id, batch.owner.id)).rowcount:
+        batch.touched.append(id)
+
+
+def redeliver(batch: Batch, arguments: tuple[int, float, str | None]) -> bool:
+    """A callback is due at a time, whatever has become of it before."""
+    id, at, error = arguments
+    found = batch.execute(statements.REDELIVER, (at, error, id)).rowcount > 0
+    if found:
+        batch.touched.append(id)
+        batch.times_changed = True
+    return found
+
+
+def forget(batch: Batch, sweep: Sweep) -> tuple[int, Position | None]:
+    """How many calls were forgotten, and where the sweep goes on; None: it is over."""
+    parameters = (sweep.space, sweep.after.finished_at, sweep.after.id, sweep.until.finished_at, sweep.until.id)
+    found = batch.execute(statements.OLDEST, (*parameters, sweep.limit)).fetchall()
+    ids = [id for id, _, callback in found if callback != PENDING]
+    listed = json.dumps(ids)
+    for statement in statements.FORGET:
+        batch.execute(statement, (listed,))
+    if len(found) < sweep.limit:
+        return len(ids), None
+    return len(ids), Position(found[-1][1], found[-1][0])
+
+
+def forget_keys(batch: Batch, limit: int) -> bool:
+    """Forget idempotency keys whose time is over; whether there may be more."""
+    return batch.execute(statements.FORGET_KEYS, (batch.now - KEY_LIFE, limit)).rowcount == limit

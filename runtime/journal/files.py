@@ -1,0 +1,131 @@
+"""The journal file: how it is opened, whether it is still there, and what a failure of it means.
+
+Called by `writer.py` and `reader.py`, each of which has a connection of its own in its own thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from ..errors import JournalError
+from . import schema
+
+BUSY_SECONDS = 5.0  # how long another process may hold the lock
+_CHECKPOINT_PAGES = 2000  # the log is copied into the file when it is this long
+_CACHE_KIB = 16 * 1024
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "The disk is full. Make room; it goes on by itself then",
+    sqlite3.SQLITE_READONLY: "It cannot be written. Make the file and its folder writable",
+    sqlite3.SQLITE_PERM: "Access is denied. Make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "It cannot be opened. Check that the folder exists and may be written",
+    sqlite3.SQLITE_BUSY: "Another process keeps it locked. Find that process (`fuser` names it) and end it",
+    sqlite3.SQLITE_LOCKED: "Another process keeps it locked. Find that process (`fuser` names it) and end it",
+    sqlite3.SQLITE_CORRUPT: "It is damaged. Stop the host, move the file away and restore it from a copy, or "
+    "save what is left with `sqlite3 journal.db .recover`",
+    sqlite3.SQLITE_NOTADB: "It is not a database. Move it away, or restore it from a copy",
+    sqlite3.SQLITE_IOERR: "The disk failed to read or write. Check the disk, its space and its quota",
+}
+
+Identity = tuple[tuple[int, int], tuple[int, int]]
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """A connection to the journal file, which is made, folder and tables included, where it is missing."""
+    try:
+        _make_folder(path.parent)
+        is_new = not path.exists()
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=512)
+    except (OSError, sqlite3.Error) as error:
+        raise explain(error, path) from error
+    try:
+        _set_up(connection, path)
+        if is_new:
+            _sync_folder(path.parent)
+    except (OSError, sqlite3.Error) as error:
+        close(connection)
+        raise explain(error, path) from error
+    except BaseException:
+        close(connection)
+        raise
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that reads beside the one that writes, without either waiting for the other."""
+    try:
+        address = f"{path.absolute().as_uri()}?mode=rw"  # never makes a file: only the writer does
+        connection = sqlite3.connect(
+            address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=512
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise explain(error, path) from error
+    try:
+        connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error as error:
+        close(connection)
+        raise explain(error, path) from error
+    return connection
+
+
+def close(connection: sqlite3.Connection) -> None:
+    """Let go of a connection, whatever state it and its file are in."""
+    try:
+        connection.close()
+    except sqlite3.Error:
+        pass  # what was committed is in the log, and the next one to open the file finds it there
+
+
+def identity(path: Path) -> Identity:
+    """Which file and which log are at the path now. OSError where one is missing."""
+    file, log = os.stat(path), os.stat(f"{path}-wal")
+    return (file.st_dev, file.st_ino), (log.st_dev, log.st_ino)
+
+
+def explain(error: Exception, path: Path) -> JournalError:
+    """What went wrong, where, and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, OSError):
+        said, advice = error.strerror or str(error), "Check that the folder exists and may be written"
+        return JournalError(f"The journal {path}: {said}. {advice}.", details={"cause": said})
+    advice = _ADVICE.get(code & 0xFF, "") if code is not None else ""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return JournalError(
+        f"The journal {path} cannot be used: {error}. {advice}{'.' if advice else ''}".rstrip(), details={"cause": name}
+    )
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise JournalError(f"The journal {path} must be on a local disk: its file system has no shared memory.")
+    schema.migrate(connection, str(path))
+    # Writes nothing, but fails where nothing can be written, and makes the log that `identity` looks for.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+
+
+def _make_folder(folder: Path) -> None:
+    """The state folder, which git is told to leave alone."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
+    _sync_folder(folder)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file's name survives a power cut only once its folder has been synced too."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

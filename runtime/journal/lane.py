@@ -1,0 +1,141 @@
+"""A thread that does what the event loop asks of it, in batches: all that has come up while it was busy.
+
+Made by `sqlite.py`: one lane writes, another one reads. A batch costs one wake-up each way, however long it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import JournalError
+
+
+def _nothing(*_: object) -> None:
+    """Where nobody wants to know."""
+
+
+class Operation:
+    """Something to do, and, when it has been done, what came of it: a result or an error."""
+
+    __slots__ = ("arguments", "error", "future", "kind", "result")
+
+    def __init__(self, kind: str, arguments: Any, future: asyncio.Future[Any] | None) -> None:
+        self.kind, self.arguments, self.future = kind, arguments, future
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+class Lane:
+    """Operations go in on the event loop, are done in the thread, and come back on the loop.
+
+    `work` is given each batch in the thread, and must not raise. What it returns, if not None, is handed to `done`
+    on the loop, before those who wait are woken. `lost` is given the operations that were done for somebody who
+    was cancelled meanwhile, and did not hear of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Operation]], Any],
+        done: Callable[[Any], None] = _nothing,
+        lost: Callable[[Operation], None] = _nothing,
+    ) -> None:
+        self._name, self._work, self._done, self._lost = name, work, done, lost
+        self._queue: deque[Operation] = deque()
+        self._wake = threading.Event()
+        self._sleeping = False
+        self._state = "new"  # running, ending, abandoned
+        self._last: Callable[[], None] = _nothing
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._state = "running"
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    async def ask(self, kind: str, arguments: Any = None) -> Any:
+        """Have it done; its result. One who is cancelled meanwhile leaves it to be done as a whole, or not at all."""
+        if self._state != "running":
+            raise JournalError("The journal is closed.")
+        future = self._loop.create_future()
+        operation = Operation(kind, arguments, future)
+        self.send(operation)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled() and future.exception() is None:  # it came just when we were cancelled
+                self._lost(operation)
+            raise
+
+    def send(self, operation: Operation) -> None:
+        """Have it done, without waiting for it."""
+        self._queue.append(operation)
+        if self._sleeping:  # one that is busy looks for more before it sleeps
+            self.wake()
+
+    def wake(self) -> None:
+        """See to it that the thread calls `work`, with nothing to do if there is nothing."""
+        self._sleeping = False
+        self._wake.set()
+
+    async def stop(self, last: Callable[[], None], *, abandon: bool = False) -> None:
+        """Wait for all that was asked for, do one last thing in the thread, and end.
+
+        `abandon`: as if the process had died, without what was asked for.
+        """
+        if self._thread is None:
+            return
+        self._last = last
+        self._state = "abandoned" if abandon else "ending"
+        self.wake()
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            batch = self._take()
+            if self._state == "abandoned" or (self._state == "ending" and not batch):
+                break
+            report = self._work(batch)
+            if report is None and not batch:
+                continue
+            try:
+                self._loop.call_soon_threadsafe(self._report, batch, report)
+            except RuntimeError:  # the loop was closed, so nobody waits
+                break
+        self._last()
+
+    def _take(self) -> list[Operation]:
+        """All that is to be done; waits for something, or for being woken."""
+        if not self._queue and self._state == "running":
+            self._sleeping = True
+            if not self._queue:  # nothing came in between, or else the next one will see that we sleep
+                self._wake.wait()
+            self._sleeping = False
+            self._wake.clear()
+        return [self._queue.popleft() for _ in range(len(self._queue))]
+
+    def _report(self, batch: list[Operation], report: Any) -> None:
+        try:
+            if report is not None:
+                self._done(report)
+        finally:
+            for operation in batch:
+                self._answer(operation)
+
+    def _answer(self, operation: Operation) -> None:
+        future = operation.future
+        if future is None:
+            return
+        if future.cancelled():
+            self._lost(operation)
+        elif operation.error is None:
+            future.set_result(operation.result)
+        else:
+            future.set_exception(operation.error)

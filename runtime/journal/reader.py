@@ -1,0 +1,77 @@
+"""The one reader of a journal: it answers beside the writer, from what has been committed, and delays it never.
+
+`sqlite.py` makes it and runs `work` in a lane of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import JournalError
+from . import files, queries, rows
+from .batch import REFUSED, refusal
+from .lane import Operation
+
+_QUESTIONS: dict[str, Callable[[sqlite3.Connection, rows.Names, Any], Any]] = {
+    "get": queries.get,
+    "request": queries.request,
+    "outcome": queries.outcome,
+    "events": queries.events,
+    "find": queries.find,
+    "last_fired": queries.last_fired,
+    "counts": queries.counts,
+    "first_beyond": queries.first_beyond,
+}
+
+
+class Reader:
+    """Its methods are for the lane's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._identity: files.Identity | None = None
+        self._names: rows.Names
+
+    def work(self, operations: list[Operation]) -> None:
+        """Answer a batch of questions."""
+        for operation in operations:
+            if operation.future is None or not operation.future.cancelled():
+                self._answer(operation)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            files.close(self._connection)
+            self._connection = None
+
+    def _answer(self, operation: Operation) -> None:
+        try:
+            connection = self._open()
+            connection.execute("BEGIN")  # all of an answer is of one moment
+            try:
+                operation.result = _QUESTIONS[operation.kind](connection, self._names, operation.arguments)
+            finally:
+                connection.execute("COMMIT")
+        except JournalError as error:
+            operation.error = error
+        except REFUSED as error:
+            operation.error = refusal(error)
+        except (sqlite3.Error, OSError) as error:
+            operation.error = files.explain(error, self._path)
+            self.close()
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection, anew where another file is at the path now."""
+        if self._connection is not None:
+            if files.identity(self._path) == self._identity:
+                return self._connection
+            self.close()
+        connection = files.open_for_reading(self._path)
+        self._connection, self._names = connection, rows.Names(connection)
+        self._names.load()
+        self._identity = files.identity(self._path)
+        return connection

@@ -1,0 +1,292 @@
+"""The journal in an SQLite file: for one machine, on which several hosts may share it.
+
+Opened by `open_journal`. One lane of operations writes and one reads; what is known of the queue is kept here, on the
+event loop, so that asking for it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..calls import Call, Delivery, Entry, Event, Outcome, Status, Submission
+from . import Claim, Counts, Query, Receipt
+from .accepts import is_plain
+from .batch import Note
+from .deliveries import Position, Sweep
+from .lane import Lane, Operation
+from .owners import RENEWAL, Owner, boot_clock
+from .reader import Reader
+from .watch import Watch
+from .writer import REOPEN_SECONDS, Report, Times, Writer
+
+NOTE_SECONDS = 0.05  # how long a note may wait for other commits
+MAX_NOTED = 16 * 1024 * 1024  # bytes of notes that are kept until they are written; more are lost
+LOOK_SECONDS = 0.05  # for how long what is known of others' calls is good enough
+_STEP = 200  # calls forgotten in one commit
+
+
+class SQLiteJournal:
+    """A `Journal`. It belongs to the event loop that opened it."""
+
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, uptime: Callable[[], float] = boot_clock
+    ) -> None:
+        self._clock, self._uptime = clock, uptime
+        self._notes: deque[Note] = deque()
+        self._noted = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.TimerHandle | None = None
+        self._writer = Writer(path, Owner(path.parent / "owners"), self._notes, clock, uptime)
+        self._reader = Reader(path)
+        self._writing = Lane("journal writer", self._writer.work, self._learn, self._give_back)
+        self._reading = Lane("journal reader", self._reader.work)
+        self._watch = Watch()
+        self._waiting: dict[tuple[str, str], int] = {}
+        self._times = Times(None, None)
+        self._to_cancel: list[int] = []
+        self._stale = True
+        self._looked_at = float("-inf")
+        self._inherited: list[Claim] = []  # taken over for somebody who left meanwhile
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Make the store ready; after a JournalError, later calls try again."""
+        if not self._is_open:
+            self._is_open = True
+            self._writing.start()
+            self._reading.start()
+            self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._renew)
+        await self._writing.ask("open")
+
+    async def close(self) -> None:
+        """Write what is pending and let go."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        for timer in (self._timer, self._renewal):
+            if timer is not None:
+                timer.cancel()
+        await self._reading.stop(self._reader.close)
+        await self._writing.stop(self._writer.close)
+        self._watch.wake_all()
+
+    # Accept.
+
+    async def append(self, submission: Submission, *, claim: bool = False) -> Receipt:
+        """Record a call."""
+        kind = "append" if is_plain(submission) else "append_checked"
+        receipt: Receipt = await self._writing.ask(kind, (submission, claim))
+        return receipt
+
+    async def last_fired(self, schedule_id: int) -> float | None:
+        """The latest time that a schedule has fired for."""
+        found: float | None = await self._read("last_fired", schedule_id)
+        return found
+
+    async def fired(self, schedule_id: int, time: float) -> None:
+        """Note a time as fired for, without a call."""
+        await self._writing.ask("fired", (schedule_id, time))
+
+    # Run.
+
+    async def claim(self, wanted: Mapping[tuple[str, str], int]) -> list[Claim]:
+        """Due calls, in this owner's hands."""
+        claims: list[Claim] = await self._writing.ask("claim", dict(wanted))
+        return claims
+
+    async def waiting(self) -> dict[tuple[str, str], int]:
+        """How many calls of each function are due and unclaimed."""
+        await self._look()
+        return {function: count for function, count in self._waiting.items() if count > 0}
+
+    async def next_due(self) -> float | None:
+        """When the next delayed call or delivery is due."""
+        await self._look()
+        times = [time for time in (self._times.call, self._times.delivery) if time is not None]
+        return min(times, default=None)
+
+    async def complete(self, id: int, outcome: Outcome) -> bool:
+        """The end of a claimed call."""
+        return bool(await self._writing.ask("complete", (id, outcome)))
+
+    async def retry(self, id: int, outcome: Outcome, at: float) -> bool:
+        """A claimed call is queued again; one whose cancellation was asked for is cancelled."""
+        return bool(await self._writing.ask("retry", (id, outcome, at)))
+
+    async def release(self, id: int, at: float) -> bool:
+        """A claimed call goes back into the queue; one whose cancellation was asked for is cancelled."""
+        return bool(await self._writing.ask("release", (id, at)))
+
+    async def cancel(self, id: int) -> Status | None:
+        """Cancel a queued call, or have a running one stopped."""
+        status: Status | None = await self._writing.ask("cancel", id)
+        return status
+
+    async def cancelled(self, id: int) -> bool:
+        """A claimed call was stopped, as asked."""
+        return bool(await self._writing.ask("cancelled", id))
+
+    async def to_cancel(self) -> list[int]:
+        """Calls claimed by this owner whose cancellation was asked for."""
+        await self._look()
+        return list(self._to_cancel)
+
+    async def take_over(self) -> list[Claim]:
+        """Running calls whose owner is gone."""
+        claims: list[Claim] = await self._writing.ask("take_over")
+        inherited, self._inherited = self._inherited, []
+        return inherited + claims
+
+    # Deliver.
+
+    async def claim_deliveries(self, limit: int) -> list[Delivery]:
+        """Pending callbacks that are due."""
+        deliveries: list[Delivery] = await self._writing.ask("claim_deliveries", limit)
+        return deliveries
+
+    async def delivered(self, id: int) -> None:
+        """A callback has arrived."""
+        await self._writing.ask("delivered", id)
+
+    async def redeliver(self, id: int, at: float, error: str | None = None) -> bool:
+        """Deliver (again) at `at`. A dead or delivered callback has as many attempts as at first, then."""
+        return bool(await self._writing.ask("redeliver", (id, at, error)))
+
+    async def give_up(self, id: int, error: str) -> None:
+        """A callback becomes a dead letter."""
+        await self._writing.ask("give_up", (id, error))
+
+    # Look up.
+
+    async def get(self, id: int) -> Entry | None:
+        """One entry."""
+        found: Entry | None = await self._read("get", id)
+        return found
+
+    async def request(self, id: int) -> Call | None:
+        """The call as it was submitted."""
+        found: Call | None = await self._read("request", id)
+        return None if found is None else msgspec.structs.replace(found, attempt=1)
+
+    async def outcome(self, id: int) -> Outcome | None:
+        """How it ended, or how its last attempt did."""
+        found: Outcome | None = await self._read("outcome", id)
+        return found
+
+    async def events(self, id: int, after: int = 0, limit: int = 1000) -> list[Event]:
+        """What happened to a call."""
+        found: list[Event] = await self._read("events", (id, after, limit))
+        return found
+
+    async def find(self, query: Query) -> list[Entry]:
+        """Entries, the newest first."""
+        found: list[Entry] = await self._read("find", query)
+        return found
+
+    async def counts(self) -> Counts:
+        """For metrics."""
+        found: Counts = await self._read("counts", self._clock())
+        return found
+
+    async def changed(self, id: int, timeout: float) -> None:
+        """Wait until something may have happened to a call. What came after this task's last reading counts."""
+        if self._is_open:
+            await self._watch.changed(id, timeout)
+
+    # Note and forget.
+
+    def note(self, id: int, kind: str, data: Mapping[str, object]) -> None:
+        """Record an Event soon. Beyond MAX_NOTED bytes that wait to be written, it is lost."""
+        encoded = msgspec.json.encode(data)
+        if not self._is_open or self._noted > MAX_NOTED:
+            return
+        fraction, message = data.get("fraction"), data.get("message")
+        note = Note(
+            id, self._clock(), kind, encoded,
+            float(fraction) if isinstance(fraction, int | float) else None, message if isinstance(message, str) else "",
+        )  # fmt: skip
+        self._noted += len(encoded)
+        self._notes.append(note)
+        self._flush_in(NOTE_SECONDS)
+
+    async def prune(self, space: str, *, before: float, keep: int) -> int:
+        """Forget final calls of a space, and idempotency keys of any that are too old."""
+        while await self._writing.ask("forget_keys", _STEP):
+            pass
+        number, beyond = await self._read("first_beyond", (space, keep))
+        if number is None:
+            return 0
+        aged = Position(before, 0)
+        until = aged if beyond is None else max(aged, beyond)
+        forgotten = 0
+        position: Position | None = Position(float("-inf"), 0)
+        while position is not None:
+            count, position = await self._writing.ask("forget", Sweep(number, position, until, _STEP))
+            forgotten += count
+        return forgotten
+
+    # What the lanes report.
+
+    def _learn(self, report: Report) -> None:
+        self._noted -= report.noted
+        if report.failed:
+            if self._notes:
+                self._flush_in(REOPEN_SECONDS)
+            return
+        self._stale = report.stale
+        if report.waiting is not None:
+            self._waiting = report.waiting
+        else:
+            for function, change in report.waiting_change.items():
+                self._waiting[function] = self._waiting.get(function, 0) + change
+        if report.times is not None:
+            self._times = report.times
+        if report.to_cancel is not None:
+            self._to_cancel = report.to_cancel
+        if report.touched:
+            self._watch.touch(report.touched)
+
+    def _give_back(self, operation: Operation) -> None:
+        """Nobody heard what they had asked for: what was put into their hands must not stay there."""
+        result = operation.result
+        if operation.kind == "claim" and result:
+            for claim in result:
+                self._writing.send(Operation("release", (claim.entry.id, None), None))
+        elif isinstance(result, Receipt) and result.claimed:
+            self._writing.send(Operation("release", (result.id, None), None))
+        elif operation.kind == "take_over":
+            self._inherited += result or []
+        elif operation.kind == "claim_deliveries" and result:
+            ids = [delivery.entry.id for delivery in result]
+            self._writing.send(Operation("unclaim_deliveries", ids, None))
+
+    async def _read(self, question: str, arguments: Any) -> Any:
+        self._watch.reading()
+        return await self._reading.ask(question, arguments)
+
+    async def _look(self) -> None:
+        """See to it that what is known here is true: of this owner's calls at once, of others' nearly."""
+        now = self._clock()
+        due = self._times.call is not None and self._times.call <= now
+        if due or self._stale or not 0 <= self._uptime() - self._looked_at < LOOK_SECONDS:
+            await self._writing.ask("look")
+            self._looked_at = self._uptime()
+
+    def _flush_in(self, seconds: float) -> None:
+        if self._timer is None and self._is_open:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._writing.wake()
+
+    def _renew(self) -> None:
+        self._writing.send(Operation("renew", None, None))
+        self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._renew)

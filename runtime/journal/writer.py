@@ -1,0 +1,291 @@
+"""The one writer of a journal: each batch of operations in one transaction, with one commit.
+
+`sqlite.py` makes it and runs `work` in a lane of its own. What a batch did is on the disk when `work` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import JournalError
+from . import accepts, claims, deliveries, files, rows, statements
+from .batch import REFUSED, Batch, Note, refusal
+from .lane import Operation
+from .owners import EXPIRY, RENEWAL, Owner
+
+REOPEN_SECONDS = 1.0  # between two attempts to open a journal that failed
+
+log = logging.getLogger("runtime.journal")
+
+# In the order in which they are done. All of a batch are concurrent, so any order is right; claims come last, to find
+# what is new.
+_TOGETHER: dict[str, Callable[[Batch, Sequence[Operation]], None]] = {
+    "append": accepts.append,
+    "complete": claims.complete,
+}
+_SINGLY: dict[str, Callable[[Batch, Any], Any]] = {
+    "append_checked": accepts.append_checked,
+    "fired": accepts.fired,
+    "cancelled": claims.cancelled,
+    "retry": claims.retry,
+    "release": claims.release,
+    "cancel": claims.cancel,
+    "delivered": deliveries.delivered,
+    "give_up": deliveries.give_up,
+    "redeliver": deliveries.redeliver,
+    "unclaim_deliveries": deliveries.unclaim_deliveries,
+    "forget": deliveries.forget,
+    "forget_keys": deliveries.forget_keys,
+    "take_over": claims.take_over,
+    "claim_deliveries": deliveries.claim_deliveries,
+    "claim": claims.claim,
+}
+_LOOKING = {"open", "look"}  # what is known is made good, and delayed calls are made ready; nothing else is asked
+_PROMOTING = {"claim", *_LOOKING}
+# Failures after which the connection is as good as before.
+_PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class Times(msgspec.Struct, frozen=True):
+    """When the next of these are due; None: never."""
+
+    call: float | None
+    delivery: float | None
+
+
+class Report(msgspec.Struct):
+    """What a batch changed, for the event loop. None: nothing in this respect."""
+
+    touched: Sequence[int] = ()
+    waiting_change: Mapping[tuple[str, str], int] = {}
+    waiting: dict[tuple[str, str], int] | None = None  # counted anew
+    times: Times | None = None
+    to_cancel: list[int] | None = None
+    stale: bool = False  # another owner has written: only a look can tell what is waiting
+    noted: int = 0  # bytes of notes that are done with
+    failed: bool = False
+
+
+class Writer:
+    """All of its methods but the first are for the lane's thread."""
+
+    def __init__(
+        self, path: Path, owner: Owner, notes: deque[Note], clock: Callable[[], float], uptime: Callable[[], float]
+    ) -> None:
+        self._path, self._owner, self._notes = path, owner, notes
+        self._clock, self._uptime = clock, uptime
+        self.commits = 0
+        self._connection: sqlite3.Connection | None = None
+        self._identity: files.Identity | None = None
+        self._names: rows.Names
+        self._version: int | None = None  # of the data, as others wrote it
+        self._recount = True  # what is known may be wrong
+        self._renewed = 0.0
+        self._failure: JournalError | None = None
+        self._retry_at = 0.0
+
+    def work(self, operations: list[Operation]) -> Report | None:
+        """Do a batch: every operation has its result or its error then."""
+        notes = [self._notes.popleft() for _ in range(len(self._notes))]
+        if not operations and not notes:
+            return None
+        lost = 0
+        try:
+            report = self._commit(operations, notes)
+        except (sqlite3.Error, OSError) as error:
+            failure = files.explain(error, self._path)
+            self._undo(failure, passing=getattr(error, "sqlite_errorcode", None) in _PASSING)
+        except JournalError as error:
+            failure = error
+            self._undo(failure)
+        except Exception as error:
+            log.exception("the journal failed")
+            failure = JournalError(f"The journal failed: {error!r}.")
+            lost, notes = _size(notes), []  # it may have been the fault of one of them
+            self._undo(failure)
+        else:
+            report.noted = _size(notes)
+            return report
+        self._notes.extendleft(reversed(notes))  # for the next batch
+        for operation in operations:
+            operation.result, operation.error = None, _copy(failure)
+        return Report(failed=True, noted=lost)
+
+    def close(self) -> None:
+        """Write the last notes, and let go of the file and of the lock."""
+        self.work([])
+        ended = self._connection is not None and self._leave()
+        self.abandon(forget=ended)
+
+    def abandon(self, *, forget: bool = False) -> None:
+        """Let go without a word, as if the process had died."""
+        if self._connection is not None:
+            files.close(self._connection)
+            self._connection = None
+        self._owner.end(forget=forget)
+
+    def _commit(self, operations: list[Operation], notes: list[Note]) -> Report:
+        connection = self._open(at_once=any(operation.kind == "open" for operation in operations))
+        connection.execute("BEGIN IMMEDIATE")
+        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+        self._recount = self._recount or version != self._version  # another owner has written
+        self._version = version
+        batch = Batch(connection, self._owner, self._names, self._clock(), self._uptime())
+        kinds = self._apply(batch, operations, notes)
+        recounted = self._recount and not kinds.isdisjoint(_LOOKING)
+        report = self._report(batch, recounted)
+        connection.execute("COMMIT")
+        self._check()
+        self.commits += 1
+        self._recount = report.stale
+        for owner in batch.buried:
+            self._owner.path(owner).unlink(missing_ok=True)
+        return report
+
+    def _apply(self, batch: Batch, operations: list[Operation], notes: list[Note]) -> set[str]:
+        if notes:
+            batch.note(notes)
+        kinds: dict[str, list[Operation]] = {}
+        for operation in operations:
+            if operation.future is None or not operation.future.cancelled():
+                kinds.setdefault(operation.kind, []).append(operation)
+        for kind in _TOGETHER:
+            if kind in kinds:
+                _do_together(batch, kinds[kind])
+        if not kinds.keys().isdisjoint(_PROMOTING):
+            batch.promote()
+        for kind in _SINGLY:
+            if kind in kinds:
+                _do_singly(batch, kinds[kind])
+        if (batch.claimed or "renew" in kinds) and batch.uptime - self._renewed > RENEWAL / 2:
+            self._renew(batch)
+        return set(kinds)
+
+    def _renew(self, batch: Batch) -> None:
+        """What we hold is ours for another while; one that holds nothing writes nothing."""
+        if batch.execute(statements.HOLDS, (self._owner.id, self._owner.id)).fetchone()[0]:
+            batch.execute(statements.PUT_OWNER, (self._owner.id, self._owner.boot, batch.uptime + EXPIRY))
+            self._renewed = batch.uptime
+
+    def _report(self, batch: Batch, recounted: bool) -> Report:
+        report = Report(touched=batch.touched, waiting_change=batch.waiting, stale=self._recount and not recounted)
+        if recounted:
+            found = batch.execute(statements.WAITING).fetchall()
+            text = self._names.text
+            report.waiting = {(text(space), text(name)): count for space, name, count in found}
+        if recounted or batch.times_changed:
+            times = (batch.execute(each).fetchone() for each in (statements.NEXT_CALL, statements.NEXT_DELIVERY))
+            report.times = Times(*(row and row[0] for row in times))
+        if recounted or batch.cancels_changed:
+            report.to_cancel = [row[0] for row in batch.execute(statements.TO_CANCEL, (self._owner.id,))]
+        return report
+
+    def _check(self) -> None:
+        """What went into a file that is not at its path any more would be lost."""
+        try:
+            if files.identity(self._path) == self._identity:
+                return
+        except OSError:
+            pass
+        raise JournalError(
+            f"The journal {self._path} or its -wal file was deleted or replaced while in use. Stop the host before you "
+            "move them; put both back if they are needed. It goes on with what is there a second later."
+        )
+
+    def _open(self, *, at_once: bool) -> sqlite3.Connection:
+        """The connection, opened again after a failure, but not too often."""
+        if self._connection is not None:
+            return self._connection
+        if self._failure is not None and self._uptime() < self._retry_at and not at_once:
+            raise _copy(self._failure)
+        connection = files.open_for_writing(self._path)
+        try:
+            self._begin(connection)
+        except BaseException:
+            files.close(connection)
+            raise
+        self._connection, self._failure = connection, None
+        return connection
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Be known as an owner, and find out what there is."""
+        self._owner.begin()
+        connection.execute("BEGIN IMMEDIATE")
+        row = (self._owner.id, self._owner.boot, self._uptime() + EXPIRY)
+        connection.execute(statements.PUT_OWNER, row)
+        known = {row[0] for row in connection.execute(statements.OTHER_OWNERS, (self._owner.id,))}
+        connection.execute("COMMIT")
+        self._owner.tidy(known)
+        self._names = rows.Names(connection)
+        self._names.load()
+        self._identity = files.identity(self._path)
+        self._renewed, self._recount = self._uptime(), True
+
+    def _undo(self, failure: JournalError, *, passing: bool = False) -> None:
+        """Nothing of the batch has happened; a connection that may be of no use is closed."""
+        self._renewed = 0.0
+        if self._connection is not None:
+            try:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                self._names.load()  # those that were new are not there any more
+            except sqlite3.Error:
+                passing = False
+        if passing:
+            return
+        if self._connection is not None:
+            files.close(self._connection)
+            self._connection = None
+        if failure is not self._failure:
+            self._failure, self._retry_at = failure, self._uptime() + REOPEN_SECONDS
+
+    def _leave(self) -> bool:
+        """Say that we end, and what we hold is for others; whether it could be written."""
+        assert self._connection is not None
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            holds = self._connection.execute(statements.HOLDS, (self._owner.id, self._owner.id)).fetchone()[0]
+            self._connection.execute(statements.END_OWNER if holds else statements.FORGET_OWNER, (self._owner.id,))
+            self._connection.execute("COMMIT")
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error:
+            return False
+        return True
+
+
+def _do_together(batch: Batch, operations: Sequence[Operation]) -> None:
+    """All at once; where that is refused, one by one, so that only those fail that are at fault."""
+    try:
+        with batch.undone_if_refused():
+            _TOGETHER[operations[0].kind](batch, operations)
+    except REFUSED as error:
+        if len(operations) == 1:
+            operations[0].error = refusal(error)
+            return
+        for operation in operations:
+            _do_together(batch, [operation])
+
+
+def _do_singly(batch: Batch, operations: Sequence[Operation]) -> None:
+    for operation in operations:
+        try:
+            with batch.undone_if_refused():
+                operation.result = _SINGLY[operation.kind](batch, operation.arguments)
+        except REFUSED as error:
+            operation.error = refusal(error)
+
+
+def _size(notes: Sequence[Note]) -> int:
+    return sum(len(note.data) for note in notes)
+
+
+def _copy(error: JournalError) -> JournalError:
+    """For each who is told: an exception that is raised in many places would collect all of their tracebacks."""
+    return JournalError(error.message, details=error.details)

@@ -1,0 +1,50 @@
+"""Where the host of a state folder is: `host.json`, which says its URL while it serves.
+
+`server.py` writes it, `attach.py` reads it. A host that was killed leaves it behind: who reads it must ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger("spaces.server")
+
+
+class Whereabouts(msgspec.Struct, frozen=True):
+    """What the file says."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def told(state: Path, url: str) -> Iterator[None]:
+    """Within this scope the state folder says where the host is. One that cannot be written to costs a warning."""
+    file, ours = state / "host.json", Whereabouts(url, os.getpid())
+    draft = file.with_name(f"host.json.{ours.pid}")
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.encode(ours))
+        draft.replace(file)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): `spaces calls` and `spaces logs` need --url", file, error.strerror)
+    try:
+        yield
+    finally:
+        if find(state) == ours:  # another host may have come to the same folder
+            with suppress(OSError):
+                file.unlink()
+
+
+def find(state: Path) -> Whereabouts | None:
+    """The host that was last started on this folder and has not ended in good order."""
+    try:
+        return msgspec.json.decode((state / "host.json").read_bytes(), type=Whereabouts)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,207 @@
+"""Group commit: many operations share a commit, and each of them stands or falls by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.calls import Status
+from runtime.errors import JournalError, KeyReused
+from runtime.journal import Query, files, writer
+from runtime.journal.sqlite import SQLiteJournal
+from tests.contract.journal_stores import OK, F, SQLiteStore, submission
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SQLiteStore:
+    return SQLiteStore(tmp_path)
+
+
+@pytest.fixture
+async def journal(store: SQLiteStore) -> AsyncIterator[SQLiteJournal]:
+    journal = store.journal()
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+class Gate:
+    """Holds the writer's thread in the middle of a batch, so that more operations come up meanwhile."""
+
+    def __init__(self, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+        import threading
+
+        self.reached, self.opened = threading.Event(), threading.Event()
+        check = journal._writer._check
+
+        def held() -> None:
+            self.reached.set()
+            self.opened.wait(30)
+            check()
+
+        monkeypatch.setattr(journal._writer, "_check", held)
+
+
+async def batch(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch, *operations: Any) -> list[Any]:
+    """What becomes of operations that are all in one batch."""
+    gate = Gate(journal, monkeypatch)
+    first = asyncio.ensure_future(journal.fired(1, 1.0))
+    await asyncio.to_thread(gate.reached.wait, 30)
+    tasks = [asyncio.ensure_future(operation) for operation in operations]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_operations_share_commits(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that came up while the thread was busy goes into the next commit."""
+    before = journal._writer.commits
+    await batch(journal, monkeypatch, *(journal.append(submission(id), claim=True) for id in range(1, 301)))
+    await asyncio.gather(*(journal.complete(id, OK) for id in range(1, 301)))
+
+    assert journal._writer.commits - before <= 4
+    assert len(await journal.find(Query(statuses=[Status.SUCCEEDED], limit=1000))) == 300
+
+
+async def test_many_awaiters_share_commits_by_themselves(journal: SQLiteJournal) -> None:
+    """Without any help, a hundred tasks that append ten calls each need far fewer commits than calls."""
+    before = journal._writer.commits
+
+    async def appending(start: int) -> None:
+        for id in range(start, start + 10):
+            await journal.append(submission(id))
+
+    await asyncio.gather(*(appending(start) for start in range(1, 1001, 10)))
+
+    assert await journal.waiting() == {F: 1000}
+    assert journal._writer.commits - before <= 200
+
+
+async def test_a_refused_operation_fails_alone(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A taken id, a reused key and what SQLite cannot hold leave the rest of their batch as it is."""
+    await journal.append(submission(1, idempotency_key="k"))
+    results = await batch(
+        journal,
+        monkeypatch,
+        journal.append(submission(2)),
+        journal.append(submission(1)),
+        journal.append(submission(3, idempotency_key="k", body=b"another")),
+        journal.append(submission(4, label="\ud800")),
+        journal.append(submission(2**70)),
+        journal.append(submission(5, function=("new", "one"), callback_url="\ud800")),
+        journal.append(submission(6, function=("new", "two"))),
+        journal.complete(1, OK),
+    )  # fmt: skip
+
+    assert [type(each) for each in results[1:6]] == [JournalError, KeyReused, JournalError, JournalError, JournalError]
+    assert [results[0].id, results[6].id, results[7]] == [2, 6, False]
+    assert [entry.id for entry in await journal.find(Query())] == [6, 2, 1]
+    assert await journal.waiting() == {F: 2, ("new", "two"): 1}
+
+
+async def test_a_failed_commit_fails_its_batch(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it has happened, everybody is told, and the next batch is as good as ever."""
+    await journal.append(submission(1, function=("old", "one")), claim=True)
+    connection = journal._writer._connection
+    assert connection is not None
+    pages = connection_pages(journal)
+    monkeypatch.setattr(files, "_CACHE_KIB", 0)
+    await run_in_writer(journal, f"PRAGMA max_page_count = {pages}")
+    results = await batch(
+        journal,
+        monkeypatch,
+        *(journal.append(submission(id, function=("new", "one"), body=bytes(100_000))) for id in range(2, 12)),
+        journal.complete(1, OK),
+    )
+    await run_in_writer(journal, "PRAGMA max_page_count = 1000000")
+    failed = await journal.get(1), await journal.get(2)
+    await journal.append(submission(2, function=("new", "one")))
+
+    assert {type(each) for each in results} == {JournalError}
+    assert "disk is full" in str(results[0])
+    assert failed[0] is not None
+    assert (failed[0].status, failed[1]) == (Status.RUNNING, None)
+    assert await journal.complete(1, OK)
+    assert await journal.waiting() == {("new", "one"): 1}
+
+
+def connection_pages(journal: SQLiteJournal) -> int:
+    with sqlite3.connect(journal._writer._path) as connection:
+        pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.close()
+    return pages
+
+
+async def run_in_writer(journal: SQLiteJournal, statement: str) -> None:
+    """SQLite connections are for the thread that made them."""
+    monkey: Any = writer._SINGLY
+    monkey["test"] = lambda batch, _: batch.execute(statement).fetchall()
+    try:
+        await journal._writing.ask("test")
+    finally:
+        del monkey["test"]
+
+
+async def test_an_unforeseen_error_ends_nothing(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours fails its batch with JournalError, and the thread goes on."""
+    monkeypatch.setitem(writer._SINGLY, "fired", lambda *_: 1 / 0)
+    with pytest.raises(JournalError, match="ZeroDivisionError"):
+        await journal.fired(1, 1.0)
+    monkeypatch.undo()
+    store_again = journal._writer
+    store_again._retry_at = 0.0
+    await journal.fired(1, 1.0)
+
+    assert await journal.last_fired(1) == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 127, 200])
+async def test_any_number_is_inserted(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The rows of a batch are inserted many at a time, and all of them."""
+    results = await batch(journal, monkeypatch, *(journal.append(submission(id)) for id in range(1, count + 1)))
+
+    assert [receipt.id for receipt in results] == list(range(1, count + 1))
+    assert await journal.waiting() == {F: count}
+
+
+async def test_a_cancelled_awaiter_cancels_nothing_of_the_others(
+    journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not begun for it is not done; the rest of the batch is."""
+    gate = Gate(journal, monkeypatch)
+    first = asyncio.ensure_future(journal.fired(1, 1.0))
+    await asyncio.to_thread(gate.reached.wait, 30)
+    tasks = [asyncio.ensure_future(journal.append(submission(id))) for id in (1, 2, 3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    assert tasks[1].cancelled()
+    assert [entry.id for entry in await journal.find(Query())] == [3, 1]
+
+
+async def test_notes_are_bounded(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into the memory for notes is lost; when they have been written there is room again."""
+    monkeypatch.setattr("runtime.journal.sqlite.MAX_NOTED", 1000)
+    await journal.append(submission(1), claim=True)
+    for _ in range(100):
+        journal.note(1, "log", {"text": "x" * 100})
+    held = len(journal._notes)
+    await journal.fired(1, 1.0)
+    journal.note(1, "log", {"text": "again"})
+    await journal.fired(1, 2.0)
+    events = await journal.events(1)
+
+    assert 5 <= held <= 15
+    assert len(events) == 2 + held + 1
+    assert journal._noted == 0

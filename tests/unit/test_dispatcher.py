@@ -1,0 +1,401 @@
+"""Submitted calls on their way from a real journal to workers that do what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from runtime import dispatcher as module
+from runtime.calls import Call, CallIds, Entry, Outcome, Result, Status, Submission, function_id
+from runtime.dispatcher import Dispatcher, capacity
+from runtime.errors import Draining, HostError, JournalError, NotFound, Overloaded, WorkerDied
+from runtime.exchange import Exchange
+from runtime.journal import Receipt, open_journal
+from runtime.registry import Function
+from runtime.settings import FunctionSettings, Retry
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+
+
+def function(name: str, **settings: Any) -> Function:
+    """A sync one."""
+    return Function(
+        id=function_id("demo", name), space="demo", name=name, path=Path(f"{name}.py"), line=1, kind="sync",
+        takes=("data",), digest="", settings=FunctionSettings(**settings),
+    )  # fmt: skip
+
+
+class Stage:
+    """A dispatcher, its journal, and what its calls are run by: nobody, until the test answers them."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.functions = {name: function(name, max_workers=2) for name in ("a", "b")}
+        self.ids = CallIds()
+        self.running: dict[int, Exchange] = {}
+        self.begun: list[int] = []
+        self.refuse: Callable[[Call], None] = lambda call: None
+        self.outcomes = 0
+        self.journal = open_journal("sqlite", state)
+        self.dispatcher = Dispatcher(
+            self.journal,
+            invoke=self._invoke,
+            lookup=self._lookup,
+            settings=lambda space, name: self._lookup(space, name).settings,
+            on_outcome=self._count,
+        )
+
+    def _count(self) -> None:
+        self.outcomes += 1
+
+    def _lookup(self, space: str, name: str) -> Function:
+        if name not in self.functions:
+            raise NotFound(f"there is no {name}")
+        return self.functions[name]
+
+    def _invoke(self, call: Call) -> Exchange:
+        self.refuse(call)
+        exchange = Exchange(call, 60.0, asyncio.get_running_loop(), self._over, self._cancelled)
+        self.running[call.id] = exchange
+        self.begun.append(call.id)
+        return exchange
+
+    def _over(self, exchange: Exchange) -> None:
+        self.running.pop(exchange.call.id, None)
+
+    def _cancelled(self, exchange: Exchange, error: HostError) -> None:
+        self.running.pop(exchange.call.id, None)
+        exchange.failed(error)
+
+    def answer(self, id: int, status: int = 200, body: bytes = b"1", headers: bytes = b"") -> None:
+        """Its worker answers."""
+        result = Result(status, headers, body, complete=True, failed=False, handler_seconds=0.0)
+        self.running.pop(id).answered(result)
+
+    async def submit(self, name: str = "a", **wishes: Any) -> int:
+        """Have a call accepted."""
+        number = self.ids.next()
+        call = Call(id=number, label=str(number), space="demo", name=name, body=(b"{}",))
+        receipt: Receipt = await self.dispatcher.accept(Submission(call, **wishes), self._lookup("demo", name))
+        assert receipt.id == number
+        return number
+
+    async def entry(self, id: int) -> Entry:
+        found = await self.journal.get(id)
+        assert found is not None
+        return found
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for something in memory."""
+        with anyio.fail_after(PATIENCE):
+            while not condition():
+                await anyio.sleep(0.002)
+
+    async def until_status(self, id: int, status: Status) -> Entry:
+        """Wait for something on disk."""
+        with anyio.fail_after(PATIENCE):
+            while (entry := await self.entry(id)).status is not status:
+                await self.journal.changed(id, 0.05)
+        return entry
+
+
+@asynccontextmanager
+async def playing(state: Path, **functions: Function) -> AsyncIterator[Stage]:
+    """A dispatcher at work."""
+    stage = Stage(state)
+    stage.functions |= functions
+    await stage.journal.open()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(stage.dispatcher.run)
+            yield stage
+            stage.dispatcher.pause()
+            tasks.cancel_scope.cancel()
+    finally:
+        await stage.journal.close()
+
+
+async def test_a_call_is_run_and_its_outcome_recorded(tmp_path: Path) -> None:
+    """At once, where nothing is before it."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        assert (await stage.entry(id)).status is Status.RUNNING
+        await stage.until(lambda: id in stage.running)
+        assert stage.running[id].call.attempt == 1
+        stage.answer(id, 201, b"made", b"x-mine\0yes")
+        entry = await stage.until_status(id, Status.SUCCEEDED)
+        outcome = await stage.journal.outcome(id)
+    assert (entry.code, entry.attempt, stage.outcomes) == (201, 1, 1)
+    assert outcome is not None
+    assert (outcome.body, outcome.headers, outcome.invoked) == (b"made", b"x-mine\0yes", True)
+
+
+async def test_no_more_run_at_once_than_its_workers_take(tmp_path: Path) -> None:
+    """The others wait, and start in order; another function's do not wait for them."""
+    async with playing(tmp_path) as stage:
+        first = [await stage.submit("a") for _ in range(5)]
+        await stage.until(lambda: len(stage.running) == 2)
+        other = await stage.submit("b")
+        await stage.until(lambda: other in stage.running)
+        for id in first:
+            await stage.until(lambda id=id: id in stage.running)
+            assert next(a for a in first if a in stage.running) == id
+            stage.answer(id)
+        for id in first:
+            await stage.until_status(id, Status.SUCCEEDED)
+        assert [id for id in stage.begun if id in first] == first
+
+
+async def test_higher_priorities_start_first(tmp_path: Path) -> None:
+    """Among those that wait."""
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        running = await stage.submit("one")
+        low, high, middle = [await stage.submit("one", priority=priority) for priority in (-5, 9, 0)]
+        await stage.until(lambda: running in stage.running)
+        for id in (running, high, middle, low):
+            await stage.until(lambda id=id: id in stage.running)
+            stage.answer(id)
+        await stage.until_status(low, Status.SUCCEEDED)
+        assert stage.begun == [running, high, middle, low]
+
+
+async def test_places_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function's thousand do not fill the house."""
+    monkeypatch.setattr(module, "MAX_RUNNING", 8)
+    many = {name: function(name, max_workers=100) for name in ("greedy", "x", "y", "z")}
+    async with playing(tmp_path, **many) as stage:
+        at = time.time() + 0.3
+        for name in ["greedy"] * 50 + ["x", "x", "y", "y", "z", "z"]:
+            await stage.submit(name, run_at=at)
+        await stage.until(lambda: len(stage.running) == 8)
+        names = sorted(exchange.call.name for exchange in stage.running.values())
+        assert names == ["greedy", "greedy", "x", "x", "y", "y", "z", "z"]
+
+
+async def test_too_many_that_wait_are_refused(tmp_path: Path) -> None:
+    """`max_queued`, and nothing of it is on disk."""
+    async with playing(tmp_path, one=function("one", max_workers=1, max_queued=2)) as stage:
+        for _ in range(3):
+            await stage.submit("one")
+        with pytest.raises(Overloaded, match="max_queued"):
+            await stage.submit("one")
+        assert (await stage.journal.counts()).queued == 2
+
+
+async def test_a_delayed_call_starts_when_it_is_due(tmp_path: Path) -> None:
+    """Not before."""
+    async with playing(tmp_path) as stage:
+        due = time.time() + 0.3
+        id = await stage.submit(run_at=due)
+        assert (await stage.entry(id)).status is Status.QUEUED
+        await stage.until(lambda: id in stage.running)
+        assert time.time() >= due
+
+
+async def test_retries(tmp_path: Path) -> None:
+    """For the codes and as often as the function says; only the last outcome counts."""
+    retry = Retry(attempts=3, codes=frozenset({503}), min_wait=0.01, max_wait=0.01)
+    async with playing(tmp_path, again=function("again", retry=retry)) as stage:
+        id = await stage.submit("again")
+        for attempt in (1, 2, 3):
+            await stage.until(lambda: id in stage.running)
+            assert stage.running[id].call.attempt == attempt
+            stage.answer(id, 503)
+        entry = await stage.until_status(id, Status.FAILED)
+    assert (entry.attempt, entry.code, stage.outcomes) == (3, 503, 1)
+
+
+async def test_a_call_that_found_no_place_in_the_pool_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the platform is no outcome, and no attempt."""
+    monkeypatch.setattr(module.attempt, "BACK_SOON", 0.01)
+    async with playing(tmp_path) as stage:
+        refusals = iter([Overloaded(), Overloaded()])
+
+        def refuse(_: Call) -> None:
+            if error := next(refusals, None):
+                raise error
+
+        stage.refuse = refuse
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        assert stage.running[id].call.attempt == 1
+        stage.answer(id)
+        assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 1
+
+
+async def test_a_worker_that_dies_fails_the_call(tmp_path: Path) -> None:
+    """It is not run again."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        stage.running.pop(id).failed(WorkerDied("gone"))
+        entry = await stage.until_status(id, Status.FAILED)
+        outcome = await stage.journal.outcome(id)
+    assert (entry.code, entry.error_code, stage.begun) == (502, "worker_died", [id])
+    assert outcome is not None
+    assert json.loads(outcome.body)["error"]["message"] == "gone"
+
+
+async def test_cancelling_a_running_call_stops_it(tmp_path: Path) -> None:
+    """And it ends as cancelled."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        assert await stage.journal.cancel(id) is Status.RUNNING
+        stage.dispatcher.cancel(id)
+        await stage.until_status(id, Status.CANCELLED)
+        assert id not in stage.running
+
+
+async def test_cancelling_in_the_journal_alone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another host would do it."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        await stage.journal.cancel(id)
+        await stage.until_status(id, Status.CANCELLED)
+
+
+async def test_a_queued_call_that_is_cancelled_never_starts(tmp_path: Path) -> None:
+    """Nor does it hold up the next one."""
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        first, second, third = [await stage.submit("one") for _ in range(3)]
+        assert await stage.journal.cancel(second) is Status.CANCELLED
+        for id in (first, third):
+            await stage.until(lambda id=id: id in stage.running)
+            stage.answer(id)
+        await stage.until_status(third, Status.SUCCEEDED)
+        assert stage.begun == [first, third]
+
+
+async def test_output_and_progress_are_recorded(tmp_path: Path) -> None:
+    """As events of the call."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        follower = stage.running[id].follower
+        assert follower is not None
+        follower.printed(20, "hello")
+        follower.progressed(0.5, "half")
+        stage.answer(id)
+        await stage.until_status(id, Status.SUCCEEDED)
+        events = await stage.journal.events(id)
+    assert ("log", {"level": 20, "text": "hello"}) in [(event.kind, event.data) for event in events]
+    assert ("progress", {"fraction": 0.5, "message": "half"}) in [(event.kind, event.data) for event in events]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_the_end_of_the_host_interrupts_what_runs(tmp_path: Path, idempotent: bool) -> None:
+    """It fails as interrupted, or is queued again where it may run again; what waits goes on waiting."""
+    again = function("again", idempotent=idempotent, max_workers=1)
+    async with playing(tmp_path, again=again) as stage:
+        id, waits = await stage.submit("again"), await stage.submit("again")
+        await stage.until(lambda: id in stage.running)
+    async with playing(tmp_path, again=again) as stage:
+        if idempotent:
+            await stage.until(lambda: id in stage.running)
+            assert stage.running[id].call.attempt == 2
+            stage.answer(id)
+            assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 2
+        else:
+            assert (await stage.entry(id)).error_code == "interrupted"
+        await stage.until(lambda: waits in stage.running)
+        assert stage.running[waits].call.attempt == 1
+
+
+async def test_a_call_that_is_cut_as_the_host_drains_is_interrupted(tmp_path: Path) -> None:
+    """Not failed as a crash would be."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        stage.dispatcher.pause()
+        stage.running.pop(id).failed(Draining())
+        assert (await stage.until_status(id, Status.FAILED)).error_code == "interrupted"
+
+
+async def test_nothing_starts_once_it_is_paused(tmp_path: Path) -> None:
+    """What is accepted then waits for the next host."""
+    async with playing(tmp_path) as stage:
+        stage.dispatcher.pause()
+        id = await stage.submit()
+        assert (await stage.entry(id)).status is Status.QUEUED
+        assert not stage.dispatcher.busy
+    async with playing(tmp_path) as stage:
+        await stage.until(lambda: id in stage.running)
+
+
+async def test_a_function_that_was_removed_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a deployment; its calls wait."""
+    monkeypatch.setattr(module, "BACK_AGAIN", 0.01)
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        first, second = [await stage.submit("one") for _ in range(2)]
+        await stage.until(lambda: first in stage.running)
+        removed = stage.functions.pop("one")
+        refused: list[int] = []
+
+        def refuse(call: Call) -> None:
+            if call.name not in stage.functions:
+                refused.append(call.id)
+                raise NotFound("it was removed")
+
+        stage.refuse = refuse
+        stage.functions["gone"] = removed
+        stage.answer(first)
+        del stage.functions["gone"]
+        stage.functions["one"] = removed
+        await stage.until(lambda: second in stage.running)
+
+
+async def test_a_journal_that_fails_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome is kept until it can be recorded."""
+    monkeypatch.setattr(module, "RESPITE", (0.01, 0.01))
+    async with playing(tmp_path) as stage:
+        failures = 3
+        complete = stage.journal.complete
+
+        async def failing(id: int, outcome: Outcome) -> bool:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                raise JournalError("the disk is full")
+            return await complete(id, outcome)
+
+        monkeypatch.setattr(stage.journal, "complete", failing)
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        stage.answer(id)
+        await stage.until_status(id, Status.SUCCEEDED)
+    assert failures < 0
+
+
+async def test_a_client_that_leaves_while_its_call_is_written(tmp_path: Path) -> None:
+    """The call is run: it may have been accepted by then."""
+    async with playing(tmp_path) as stage:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.submit)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        await stage.until(lambda: stage.running or not stage.dispatcher.busy)
+        for id in tuple(stage.running):
+            stage.answer(id)
+        await stage.until(lambda: not stage.dispatcher.busy)
+        assert (await stage.journal.counts()).running == 0
+
+
+def test_capacity() -> None:
+    """What its workers take at once."""
+    sync = function("a", max_workers=3, concurrency=5)
+    assert capacity(sync) == 3
+    assert capacity(msgspec.structs.replace(sync, kind="async")) == 15

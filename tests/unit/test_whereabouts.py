@@ -1,0 +1,48 @@
+"""host.json: there while a host serves, gone after it, and never another's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.whereabouts import Whereabouts, find, told
+
+
+def test_it_is_there_within_the_scope(tmp_path: Path) -> None:
+    """With the address and the process; the folder is made."""
+    with told(tmp_path / "state", "http://127.0.0.1:1"):
+        during = find(tmp_path / "state")
+
+    assert during == Whereabouts("http://127.0.0.1:1", os.getpid())
+    assert find(tmp_path / "state") is None
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_what_another_host_has_written_stays(tmp_path: Path) -> None:
+    """It came later, and serves."""
+    with told(tmp_path, "http://127.0.0.1:1"):
+        (tmp_path / "host.json").write_text('{"url": "http://127.0.0.1:2", "pid": 2}')
+
+    assert find(tmp_path) == Whereabouts("http://127.0.0.1:2", 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"url": 1, "pid": 2}', b"\xff"])
+def test_what_makes_no_sense_is_not_there(tmp_path: Path, content: bytes) -> None:
+    """A file that was cut short, say."""
+    (tmp_path / "host.json").write_bytes(content)
+
+    assert find(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_not_to_serve(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs a warning."""
+    (tmp_path / "state").write_text("a file")
+    with caplog.at_level(logging.WARNING), told(tmp_path / "state", "http://127.0.0.1:1"):
+        pass
+
+    assert "need --url" in caplog.text
