@@ -4,6 +4,8 @@
 #   docker run --rm -p 127.0.0.1:8000:8000 spaces
 #
 # To serve other functions, mount them (-v ./functions:/app/functions:ro) or build an image FROM this one.
+# The journal of submitted calls is in /app/.spaces: keep it in a volume (-v spaces:/app/.spaces), or it ends with the
+# container.
 
 FROM python:3.13-slim AS build
 WORKDIR /src

@@ -49,7 +49,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 luck = random.random()
-                if luck < 0.1:
+                if luck < 0.1 or len(body) < int(self.headers["Content-Length"]):  # the host was killed while it sent
                     self.close_connection = True
                     return
                 if luck >= 0.3:
