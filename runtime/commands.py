@@ -11,23 +11,25 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from . import config, display
-from .attach import Client, attach
 from .display import Json
 from .errors import ConfigError, HostError
 from .following import Follower, Meter, path_of, print_json, print_log, printed
 from .logs import is_coloured, logging_to
 
+if TYPE_CHECKING:
+    from .attach import Client
+
 PAGE = 200  # calls asked for at once
 BODY = 4000  # bytes of a result that `show` prints
 NOBODY = "no host is serving here: nothing more will come"
 
-Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
+Command = Callable[[argparse.Namespace, "Client"], Awaitable[int]]
 
 
 def add_commands(commands: Any) -> None:
@@ -95,12 +97,14 @@ def run_command(arguments: argparse.Namespace) -> int:
     settings = None if arguments.url else config.load(Path(arguments.root), environ=os.environ)
     command = ACTIONS[arguments.action] if arguments.command == "calls" else _logs
 
+    from .attach import attach  # not at the top: other commands do without its HTTP client
+
     async def attached() -> int:
         async with attach(settings, arguments.url) as client:
             return await command(arguments, client)
 
     try:
-        with logging_to(console=True, level="WARNING"):
+        with logging_to(console=True, level="CRITICAL"):
             return anyio.run(attached)
     except HostError as error:
         if isinstance(error, ConfigError):

@@ -27,13 +27,14 @@ from .journal import Claim, Journal, Receipt
 from .registry import Function
 from .settings import FunctionSettings
 
-MAX_RUNNING = 256  # submitted calls of one host at once
+MAX_RUNNING = 4096  # submitted calls of one host at once: so many that functions do not stand in each other's way
 LOOK_EVERY = 1.0  # seconds: what other hosts append to the journal, or ask to be cancelled, is seen by then
 TAKE_OVER_EVERY = 5.0  # seconds
 MOST_STARTS = 10  # of a call that is interrupted again and again
 BACK_AGAIN = 5.0  # seconds after which a call is tried again whose function is not there now
 GONE_AFTER = 600.0  # seconds after its acceptance that such a call is kept
 LAST_WORDS = 2.0  # seconds for what is to be recorded while the host ends
+COMPLAIN_EVERY = 60.0  # seconds
 RESPITE = (0.1, 5.0)  # seconds to wait after the journal has failed: at first, and at most
 
 Key = tuple[str, str]
@@ -88,6 +89,7 @@ class Dispatcher:
         self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
         self._appending: Counter[Key] = Counter()  # calls that are about to wait
         self._unrecorded = 0
+        self._complaint, self._complained_at = "", 0.0
         self._paused = False
         self._wake = anyio.Event()
 
@@ -293,9 +295,16 @@ class Dispatcher:
             try:
                 return await work()
             except JournalError as error:
-                log.error("%s", error.message)
+                self._complain(error.message)
                 await anyio.sleep(wait)
                 wait = min(most, wait * 2)
+
+    def _complain(self, message: str) -> None:
+        """Log what is wrong with the journal, and not again as long as it is the same."""
+        now = time()
+        if self._complaint != message or not 0 <= now - self._complained_at < COMPLAIN_EVERY:
+            log.error("%s", message)
+            self._complaint, self._complained_at = message, now
 
     # Looking after.
 

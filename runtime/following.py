@@ -8,18 +8,21 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from . import display
-from .attach import TRIES, Client
 from .display import Json
 from .errors import HostError
 from .logs import is_coloured
 
+if TYPE_CHECKING:
+    from .attach import Client
+
 PAGE = 200  # calls asked for at once
+TRIES = 30  # that many times, a second apart, a host that does not answer is asked again
 FOLLOWED = 256  # calls whose events are read at one time: as many as a host runs
 CHECKED = 100  # calls that wait to be begun, looked at in each second
 

@@ -70,6 +70,14 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def save(connection: sqlite3.Connection) -> None:
+    """Copy the log into the file, as far as nobody else needs it: somebody may have deleted the log."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error:
+        pass  # then it is still in the log
+
+
 def close(connection: sqlite3.Connection) -> None:
     """Let go of a connection, whatever state it and its file are in."""
     try:

@@ -241,6 +241,7 @@ class Writer:
         if passing:
             return
         if self._connection is not None:
+            files.save(self._connection)
             files.close(self._connection)
             self._connection = None
         if failure is not self._failure:
@@ -254,7 +255,7 @@ class Writer:
             holds = self._connection.execute(statements.HOLDS, (self._owner.id, self._owner.id)).fetchone()[0]
             self._connection.execute(statements.END_OWNER if holds else statements.FORGET_OWNER, (self._owner.id,))
             self._connection.execute("COMMIT")
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            files.save(self._connection)
         except sqlite3.Error:
             return False
         return True

@@ -65,6 +65,10 @@ TEAPOT = """
     def handle(data):
         return {"status_code": 418, "body": "short and stout", "headers": {"X-Own": "yes", "Content-Type": "a/tea"}}
     """
+EMPTY = """
+    def handle(data):
+        return {"status_code": 204, "headers": [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]}
+    """
 SETTINGS = """
     [spaces.demo.functions.one]
     max_workers = 1
@@ -90,6 +94,7 @@ def host(shared_site: Site, each_engine: str) -> Running:
     shared_site.write("demo/patient.py", PATIENT)
     shared_site.write("demo/raising.py", RAISING)
     shared_site.write("demo/teapot.py", TEAPOT)
+    shared_site.write("demo/empty.py", EMPTY)
     shared_site.write("spaces.toml", SETTINGS)
     return shared_site.start(engine=each_engine)
 
@@ -224,6 +229,19 @@ def test_a_result_has_the_functions_status_and_headers(host: Running) -> None:
     assert error_of(raised)["code"] == "function_error"
     assert raised.headers["x-invoked"] == "true"
     assert (failed["status"], failed["result"]["status"]) == ("failed", 500)
+
+
+def test_a_result_without_a_body(host: Running) -> None:
+    """204 stays 204, and headers of one name stay several; a HEAD request has the head alone."""
+    call = submitted(host, "empty")
+    empty = result(host, call)
+    head = host.client.head(f"{result(host, submitted(host, 'teapot')).url.path}")
+    heads = [host.client.head(f"{call}{suffix}") for suffix in ("", "/logs", "/events")]
+
+    assert (empty.status_code, empty.content) == (204, b"")
+    assert empty.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert (head.status_code, head.content, head.headers["x-own"]) == (418, b"", "yes")
+    assert [(answer.status_code, answer.content) for answer in heads] == [(200, b"")] * 3
 
 
 def test_the_callers_own_id_goes_along(host: Running) -> None:
@@ -584,3 +602,17 @@ def test_an_accepted_call_survives_the_host(site: Site, engine: str) -> None:
     after = site.start(engine=engine)
 
     assert [result(after, call).json()["body"] for call in calls] == ["kept"] * 3
+
+
+def test_a_journal_that_cannot_be_used_refuses_submitted_calls_alone(site: Site, engine: str) -> None:
+    """503, which says why, for all that needs it; calls that are run at once go on."""
+    site.write("demo/echo.py", ECHO)
+    (site.root / ".spaces").mkdir()
+    (site.root / ".spaces" / "journal.db").write_text("this is no database, and must not become one\n" * 100)
+    host = site.start(engine=engine)
+    refused = [post(host, "echo"), host.client.get(f"{functions('echo')}/calls"), host.client.get("/calls/1")]
+
+    assert [(answer.status_code, error_of(answer)["code"]) for answer in refused] == [(503, "journal_error")] * 3
+    assert refused[0].headers["retry-after"]
+    assert host.call("demo/echo").status_code == 200
+    assert (site.root / ".spaces" / "journal.db").read_text().startswith("this is no database")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
 
-from ...callback_rules import url
+from ...callbacks import check_url, split_url
 from ...calls import Call, Headers, Submission
 from ...clock import date_header
 from ...config import FunctionSettings
@@ -60,6 +63,8 @@ class Submit:
         if len(path) + len(query) + len(headers) > MAX_HEAD:
             raise HeadTooLarge
         wishes = read_wishes(scope["headers"], function.settings)
+        if "callback_url" in wishes:
+            check_target(wishes["callback_url"], function.settings.callback_hosts, self._host.bound_to_loopback)
         body = await read_body(receive, length, function.settings.async_max_body, "async_max_body")
         scope["body_read"] = True
         call = Call(number, label.decode(), space, name, b"POST", path, query, headers, body)
@@ -99,11 +104,18 @@ def read_wishes(headers: Headers, settings: FunctionSettings) -> dict[str, Any]:
     return wishes
 
 
-def _callback_url(text: str) -> str:
-    try:
-        return url(text)
-    except ValueError as error:
-        raise BadRequest(f"X-Callback-Url: {error}") from None
+def check_target(url: str, hosts: tuple[str, ...], loopback: bool) -> None:
+    """BadRequest for a callback that could never be delivered. Where a name leads is looked at when it is sent."""
+    from ...addresses import Policy  # not at the top: it takes a tenth of a second to import
+
+    target = urlsplit(split_url(url).origin)
+    host, port = str(target.hostname), target.port or (443 if target.scheme == "https" else 80)
+    policy = Policy(hosts, loopback)
+    refusal = None if policy.may_resolve(host, port) else f"{host} is not in callback_hosts"
+    with suppress(ValueError):  # it is a name
+        refusal = refusal or policy.refusal(host, port, str(ip_address(host)))
+    if refusal is not None:
+        raise BadRequest(f"X-Callback-Url: {refusal}")
 
 
 def _key(text: str) -> str:
@@ -130,7 +142,7 @@ def _priority(text: str) -> int:
 
 
 READERS: dict[bytes, tuple[str, Callable[[str], Any]]] = {
-    b"x-callback-url": ("callback_url", _callback_url),
+    b"x-callback-url": ("callback_url", check_url),
     b"idempotency-key": ("idempotency_key", _key),
     b"x-delay": ("run_at", _delay),
     b"x-run-at": ("run_at", _run_at),

@@ -90,7 +90,7 @@ class StandIn:
 
     def __init__(self, **settings: Any) -> None:
         self.ids = CallIds()
-        self.debug = self.draining = self.stopping = False
+        self.debug = self.draining = self.stopping = self.bound_to_loopback = False
         self.journal = MemoryJournal()
         self.refusal: HostError | None = None
         self.registry = Registry()

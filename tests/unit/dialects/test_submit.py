@@ -138,6 +138,34 @@ async def test_delay_and_time_exclude_each_other() -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("url", "hosts", "loopback", "status"),
+    [
+        ("http://a.example/", (), False, 202),
+        ("http://127.0.0.1:9/", (), False, 400),
+        ("http://127.0.0.1:9/", (), True, 202),
+        ("http://[::1]/", (), True, 202),
+        ("http://10.0.0.1/", (), True, 400),
+        ("http://169.254.169.254/latest", (), True, 400),
+        ("http://a.example/", ("b.example",), False, 400),
+        ("http://a.b.example/", ("*.b.example",), False, 202),
+        ("https://b.example/", ("b.example:443",), False, 202),
+        ("http://b.example/", ("b.example:443",), False, 400),
+        ("http://10.0.0.1/", ("10.0.0.0/8",), False, 202),
+        ("http://localhost:9/", (), False, 202),
+    ],
+)
+async def test_a_callback_that_could_never_be_delivered_is_refused(
+    url: str, hosts: tuple[str, ...], loopback: bool, status: int
+) -> None:
+    """By its host and its address; where a name leads is looked at later."""
+    async with edge(callback_hosts=hosts) as site:
+        site.host.bound_to_loopback = loopback
+        answer = await site.client.post(SUBMIT, headers={"X-Callback-Url": url})
+
+    assert answer.status_code == status, answer.text
+
+
 async def test_a_callback_can_be_required() -> None:
     """By the function's `require_callback`."""
     async with edge(require_callback=True) as site:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 
 from runtime.calls import Status
 from runtime.errors import JournalError, KeyReused
-from runtime.journal import Query, files, writer
+from runtime.journal import Query, writer
 from runtime.journal.sqlite import SQLiteJournal
+from runtime.journal.writer import REOPEN_SECONDS
 from tests.contract.journal_stores import OK, F, SQLiteStore, submission
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +39,6 @@ class Gate:
     """Holds the writer's thread in the middle of a batch, so that more operations come up meanwhile."""
 
     def __init__(self, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
-        import threading
-
         self.reached, self.opened = threading.Event(), threading.Event()
         check = journal._writer._check
 
@@ -110,11 +111,7 @@ async def test_a_refused_operation_fails_alone(journal: SQLiteJournal, monkeypat
 async def test_a_failed_commit_fails_its_batch(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it has happened, everybody is told, and the next batch is as good as ever."""
     await journal.append(submission(1, function=("old", "one")), claim=True)
-    connection = journal._writer._connection
-    assert connection is not None
-    pages = connection_pages(journal)
-    monkeypatch.setattr(files, "_CACHE_KIB", 0)
-    await run_in_writer(journal, f"PRAGMA max_page_count = {pages}")
+    await run_in_writer(journal, f"PRAGMA max_page_count = {pages(journal)}")
     results = await batch(
         journal,
         monkeypatch,
@@ -133,31 +130,29 @@ async def test_a_failed_commit_fails_its_batch(journal: SQLiteJournal, monkeypat
     assert await journal.waiting() == {("new", "one"): 1}
 
 
-def connection_pages(journal: SQLiteJournal) -> int:
-    with sqlite3.connect(journal._writer._path) as connection:
-        pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-    connection.close()
-    return pages
+def pages(journal: SQLiteJournal) -> int:
+    """How long the file is."""
+    with closing(sqlite3.connect(journal._writer._path)) as connection:
+        count: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    return count
 
 
 async def run_in_writer(journal: SQLiteJournal, statement: str) -> None:
     """SQLite connections are for the thread that made them."""
-    monkey: Any = writer._SINGLY
-    monkey["test"] = lambda batch, _: batch.execute(statement).fetchall()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(writer._SINGLY, "test", lambda batch, _: batch.execute(statement).fetchall())
         await journal._writing.ask("test")
-    finally:
-        del monkey["test"]
 
 
-async def test_an_unforeseen_error_ends_nothing(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unforeseen_error_ends_nothing(
+    store: SQLiteStore, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A mistake of ours fails its batch with JournalError, and the thread goes on."""
     monkeypatch.setitem(writer._SINGLY, "fired", lambda *_: 1 / 0)
     with pytest.raises(JournalError, match="ZeroDivisionError"):
         await journal.fired(1, 1.0)
     monkeypatch.undo()
-    store_again = journal._writer
-    store_again._retry_at = 0.0
+    store.clock.advance(REOPEN_SECONDS)
     await journal.fired(1, 1.0)
 
     assert await journal.last_fired(1) == 1.0
