@@ -84,7 +84,7 @@ async def attach(config: Config | None, url: str | None) -> AsyncIterator[Client
         return
     assert config is not None
     known = find(config.server.state)
-    if known is not None:
+    if known is not None and known.is_alive:
         async with _nearby(known.url) as http:
             if await _is_host(http):
                 yield Client(http, live=True)

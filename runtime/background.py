@@ -19,10 +19,11 @@ from .deliveries import Deliveries
 from .dispatcher import Dispatcher
 from .errors import JournalError, NotFound
 from .exchange import Exchange
-from .journal import Counts, Journal, Receipt, open_journal
+from .journal import Counts, IdTaken, Journal, Receipt, open_journal
 from .registry import Function
 
 PRUNE_EVERY = 60.0  # seconds
+RENUMBERINGS = 5  # that many times at most a call is given another id because the one it has is taken
 
 log = logging.getLogger("spaces.journal")
 
@@ -94,6 +95,11 @@ class Background:
 
     async def submit(self, submission: Submission, function: Function) -> Receipt:
         """Record a call to be run; see `Journal.append`."""
+        for _ in range(RENUMBERINGS):
+            try:
+                return await self._dispatcher.accept(submission, function)
+            except IdTaken:  # by another host on this journal, in the same millisecond
+                submission = msgspec.structs.replace(submission, call=self._renumbered(submission.call))
         return await self._dispatcher.accept(submission, function)
 
     async def cancel(self, id: int) -> Status | None:
@@ -108,11 +114,16 @@ class Background:
         call, entry = await self.journal.request(id), await self.journal.get(id)
         if call is None or entry is None:
             raise NotFound(f"there is no call {id}")
-        number = self._ids.next()
-        call = msgspec.structs.replace(
-            call, id=number, label=str(number), headers=_with_label(call.headers, str(number)), attempt=1
-        )
+        call = self._renumbered(msgspec.structs.replace(call, label=str(call.id), attempt=1))
         return Submission(call, trigger="rerun", callback_url=entry.callback_url, priority=entry.priority)
+
+    def _renumbered(self, call: Call) -> Call:
+        """The same call under another id; a label that its caller chose stays."""
+        number = self._ids.next()
+        if call.label != str(call.id):
+            return msgspec.structs.replace(call, id=number)
+        headers = _with_label(call.headers, str(number))
+        return msgspec.structs.replace(call, id=number, label=str(number), headers=headers)
 
     async def redeliver(self, id: int) -> bool:
         """Deliver a call's outcome once more, now. False: it has no URL or no outcome."""

@@ -91,7 +91,7 @@ def details(call: Json, *, colours: bool, now: datetime) -> list[str]:
         "call": f"{call['id']}" + (f" ({call['label']})" if call["label"] != str(call["id"]) else ""),
         "function": f"{call['space']}/{call['function']}",
         "status": painted(status(call), COLOURS.get(call["status"]), colours),
-        "progress": progress(call["progress"]) if call["progress"] else None,
+        "progress": progress(call["progress"]) if call["progress"] and call["status"] == "running" else None,
         "trigger": call["trigger"] + (f", due {call['scheduled_time']}" if call["scheduled_time"] else ""),
         "priority": str(call["priority"]) if call["priority"] else None,
         "idempotency key": call["idempotency_key"],
@@ -144,7 +144,8 @@ def _callback_line(callback: Json, now: datetime) -> str:
     if callback["attempts"]:
         parts.append(f"{callback['attempts']} attempts")
     if callback["next_at"]:
-        parts.append(f"next {relative(callback['next_at'], now)}")
+        due = relative(callback["next_at"], now)
+        parts.append(f"next {due}" if due.startswith("in ") else "due now")
     if callback["error"]:
         parts.append(callback["error"])
     return ", ".join(parts)

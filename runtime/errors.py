@@ -10,7 +10,7 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   ├── Conflict               409
     │   ├── BodyTooLarge           413
     │   ├── Unprocessable          422
-    │   │   └── KeyReused
+    │   │   └── KeyReused          422
     │   └── HeadTooLarge           431
     ├── CapacityError        not now, try again
     │   ├── Overloaded             429
@@ -27,7 +27,7 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   ├── ProtocolViolation      502
     │   └── Interrupted            503
     ├── Cancelled                409
-    ├── JournalError             503: the record of calls cannot be written or read
+    ├── JournalError             503
     └── ConfigError          refused at start
 
 A class's docstring is its default message.

@@ -12,6 +12,7 @@ loader → registry → pools.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ import msgspec
 
 from . import telemetry
 from .background import Background
-from .calls import Call, CallIds, Status, Submission, function_id
+from .calls import SEQUENCE_BITS, Call, CallIds, Status, Submission, function_id
 from .config import Config
 from .errors import ConfigError, Draining, JournalError, LoadFailed
 from .exchange import Exchange
@@ -83,7 +84,7 @@ class Host:
         self.registry = Registry()
         self.draining = False
         self.stopping = False  # the server is about to end: who waits for news is sent away
-        self.ids = CallIds()
+        self.ids = CallIds(first=random.randrange(1 << SEQUENCE_BITS))
         self.started_at = time.time()
         self.bound_to_loopback = False  # callbacks may go to this machine only from where nobody else can call
         self.on_change: list[Callable[[], None]] = []  # called when functions or their settings may be others

@@ -1,4 +1,4 @@
-"""Where the host of a state folder is: `host.json`, which says its URL while it serves.
+"""Where the host of a state folder is: `host.json`, which says its URL and its process while it serves.
 
 `server.py` writes it, `attach.py` reads it. A host that was killed leaves it behind: who reads it must ask.
 """
@@ -21,6 +21,17 @@ class Whereabouts(msgspec.Struct, frozen=True):
 
     url: str
     pid: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process of that number; another host may have its port by now."""
+        try:
+            os.kill(self.pid, 0)
+        except PermissionError:
+            return True
+        except (ProcessLookupError, OverflowError):
+            return False
+        return True
 
 
 @contextmanager

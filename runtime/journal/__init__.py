@@ -13,8 +13,13 @@ from typing import Protocol
 import msgspec
 
 from ..calls import Call, Delivery, Entry, Event, Outcome, Status, Submission
+from ..errors import JournalError
 
 KEY_LIFE = 24 * 3600.0  # seconds that an Idempotency-Key is remembered
+
+
+class IdTaken(JournalError):
+    """Another call was recorded under this id."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -83,7 +88,7 @@ class Journal(Protocol):
 
         With an idempotency key that was used for this function within KEY_LIFE: the call of then, `repeated`,
         when the request (method, path, query, body) is the same; KeyReused when not. With a schedule: nothing new
-        (`repeated`, id 0) where this schedule has fired for this time or a later one. The id must be new.
+        (`repeated`, id 0) where this schedule has fired for this time or a later one. IdTaken unless the id is new.
         """
 
     async def claim(self, wanted: Mapping[tuple[str, str], int]) -> list[Claim]:
@@ -176,4 +181,4 @@ def open_journal(url: str, state: Path) -> Journal:
     return SQLiteJournal(state / "journal.db")
 
 
-__all__: Sequence[str] = ("KEY_LIFE", "Claim", "Counts", "Journal", "Query", "Receipt", "open_journal")
+__all__: Sequence[str] = ("KEY_LIFE", "Claim", "Counts", "IdTaken", "Journal", "Query", "Receipt", "open_journal")

@@ -17,7 +17,7 @@ import msgspec
 
 from ..calls import Status
 from ..errors import HostError, JournalError
-from . import rows, statements
+from . import IdTaken, rows, statements
 from .owners import Owner
 from .schema import RUNNING
 
@@ -143,5 +143,5 @@ def refusal(error: Exception) -> HostError:
     if isinstance(error, HostError):
         return error
     if isinstance(error, sqlite3.IntegrityError):
-        return JournalError("The id is taken: another call was recorded under it.", details={"cause": str(error)})
+        return IdTaken(details={"cause": str(error)})
     return JournalError(f"This cannot be recorded: {error}.", details={"cause": type(error).__name__})

@@ -121,7 +121,8 @@ def retry(batch: Batch, arguments: tuple[int, Outcome, float]) -> bool:
     held = _ours(batch, [id]).get(id)
     if held is None:
         return False
-    batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
+    if not held.cancel:
+        batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
     _requeue(batch, held, statements.REQUEUE, at, outcome.code, outcome.error_code, outcome.seconds)
     return True
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.acceptance.conftest import PATIENCE, Running, Site, eventually
 
@@ -326,3 +327,32 @@ def test_a_stranger_at_the_address_is_no_host(site: Site) -> None:
         stranger.kill()
 
     assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "no calls\n")
+
+
+def test_a_host_of_another_root_at_the_address_is_not_asked(site: Site, host: Running) -> None:
+    """Whose port was this root's before: the process that had it is gone."""
+    site.write("demo/echo.py", ECHO)
+    ended(host, submitted(host, "echo"))
+    with subprocess.Popen(["true"]) as process:
+        pass
+    (site.root / ".spaces").mkdir()
+    (site.root / ".spaces" / "host.json").write_text(json.dumps({"url": host.url, "pid": process.pid}))
+    listed = spaces("calls", "list", "--root", site.root)
+
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "no calls\n")
+
+
+def test_a_host_with_a_certificate_is_found(site: Site) -> None:
+    """Whatever name that is for."""
+    site.write("demo/echo.py", ECHO)
+    certificate = trustme.CA().issue_cert("functions.example.com")
+    certificate.private_key_pem.write_to_path(site.root / "key.pem")
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(site.root / "cert.pem", append=True)
+    site.write("spaces.toml", "[server]\ncertfile = 'cert.pem'\nkeyfile = 'key.pem'\n")
+    running = site.start()
+    again = spaces("calls", "list", "--root", site.root, "--json")
+
+    assert running.url.startswith("https://")
+    assert (again.returncode, json.loads(again.stdout)) == (0, {"calls": [], "next": None})
+    assert again.stderr == ""

@@ -136,8 +136,6 @@ class Model:
         if record is None:
             return False
         if record.cancel:
-            if outcome is not None:
-                record.outcome = outcome
             self._cancel(record, now)
             return True
         record.status, record.owner, record.run_at, record.ready = Status.QUEUED, None, at, at <= now

@@ -574,6 +574,24 @@ async def test_the_deliveries_of_the_dead_are_due_again(store: SQLiteStore) -> N
         assert (delivery.entry.id, delivery.attempt) == (1, 2)
 
 
+async def test_a_delivery_is_of_one_owner(store: SQLiteStore) -> None:
+    """What another one says of it changes nothing."""
+    async with opened(store) as one, opened(store) as two:
+        await ended(one, 1, callback_url=URL)
+        await one.claim_deliveries(1)
+        await two.delivered(1)
+        await two.give_up(1, "410")
+        entry = await two.get(1)
+        await one.delivered(1)
+        await one.give_up(1, "410")
+        settled = await two.get(1)
+
+        assert entry is not None
+        assert (entry.callback, entry.callback_error) == (CallbackState.PENDING, None)
+        assert settled is not None
+        assert settled.callback is CallbackState.DELIVERED
+
+
 # Events.
 
 

@@ -51,6 +51,13 @@ def test_a_call_id_tells_its_millisecond() -> None:
     assert datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000 == EPOCH_MS
 
 
+def test_hosts_begin_a_millisecond_at_different_numbers() -> None:
+    """So that two of them, on one journal, seldom give out the same id; the order by time stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls.time, "time", lambda: EPOCH_MS / 1000 + 1.5)
+        assert CallIds(first=7).next() == 1500 * 2048 + 7
+
+
 def test_many_call_ids_of_one_millisecond_differ() -> None:
     """More than its sequence has room for run ahead of the clock, and stay in order."""
     count = 3 << SEQUENCE_BITS

@@ -97,6 +97,20 @@ def test_details_leave_out_what_is_not_there() -> None:
     assert "attempts         3" in many
 
 
+def test_a_callback_that_is_due_says_so() -> None:
+    """It may wait for its turn."""
+    callback = {
+        "state": "pending",
+        "url": "http://a.example/",
+        "attempts": 0,
+        "next_at": NOW.isoformat(),
+        "error": None,
+    }
+    lines = display.details(call(**ended(), callback=callback), colours=False, now=NOW)
+
+    assert lines[-1].endswith("pending, http://a.example/, due now")
+
+
 @pytest.mark.parametrize(
     ("state", "line"),
     [

@@ -96,6 +96,7 @@ def test_what_may_be_tried_again() -> None:
     """What is over soon by itself; not what would fail, or might run, twice."""
     assert {each.__name__ for each in CLASSES if made(each).retryable} == {
         "CapacityError", "Overloaded", "NoFreeWorker", "Draining", "StillLoading", "WorkerError", "StartFailed",
+        "JournalError",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def test_what_another_host_has_written_stays(tmp_path: Path) -> None:
         (tmp_path / "host.json").write_text('{"url": "http://127.0.0.1:2", "pid": 2}')
 
     assert find(tmp_path) == Whereabouts("http://127.0.0.1:2", 2)
+
+
+def test_a_process_that_is_gone_is_noticed() -> None:
+    """Ours is there; one that has ended is not, nor is what can be no process."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+
+    assert Whereabouts("http://127.0.0.1:1", os.getpid()).is_alive
+    assert not Whereabouts("http://127.0.0.1:1", ended.pid).is_alive
+    assert not Whereabouts("http://127.0.0.1:1", 2**70).is_alive
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"url": 1, "pid": 2}', b"\xff"])

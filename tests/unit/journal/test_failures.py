@@ -1,0 +1,311 @@
+"""A journal that cannot be used: a clear error, nothing acknowledged is lost, and it goes on when the cause is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import JournalError
+from runtime.journal import Query, files, schema
+from runtime.journal.sqlite import SQLiteJournal
+from runtime.journal.writer import REOPEN_SECONDS
+from tests.contract.journal_stores import OK, F, SQLiteStore, submission
+
+pytestmark = pytest.mark.anyio
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SQLiteStore:
+    return SQLiteStore(tmp_path)
+
+
+async def refused(journal: SQLiteJournal, match: str, id: int = 99) -> JournalError:
+    """The error of an append."""
+    with pytest.raises(JournalError, match=match) as caught:
+        await journal.append(submission(id))
+    return caught.value
+
+
+async def test_a_damaged_file(store: SQLiteStore) -> None:
+    """`open` says what is wrong; once the file is away the same journal works."""
+    store.path.parent.mkdir()
+    store.path.write_bytes(b"this is no database, whatever its name says " * 100)
+    journal = store.journal()
+    try:
+        with pytest.raises(JournalError, match=r"journal\.db .*not a database.* Move it away"):
+            await journal.open()
+        at_once = await refused(journal, "not a database")
+        store.path.unlink()
+        too_early = await refused(journal, "not a database")
+        store.clock.advance(REOPEN_SECONDS)
+        await journal.append(submission(1))
+
+        assert (at_once.status, at_once.retryable, at_once.details) == (503, True, {"cause": "SQLITE_NOTADB"})
+        assert at_once is not too_early
+        assert await journal.waiting() == {F: 1}
+    finally:
+        await journal.close()
+
+
+async def test_damage_that_comes_later(store: SQLiteStore) -> None:
+    """Pages that turn out to be garbage are an error that says so, until the file is restored."""
+    journal = store.journal()
+    await journal.open()
+    await asyncio.gather(*(journal.append(submission(id)) for id in range(1, 500)))
+    await journal.close()
+    sound = store.path.read_bytes()
+    store.path.write_bytes(sound[:4096] + b"\xff" * (len(sound) - 4096))
+    with pytest.raises(JournalError, match="damaged"):
+        await journal.open()
+    with pytest.raises(JournalError, match="damaged"):
+        await journal.get(1)
+    store.path.write_bytes(sound)
+    store.clock.advance(REOPEN_SECONDS)
+    waiting, entry = await journal.waiting(), await journal.get(1)
+    await journal.close()
+
+    assert waiting == {F: 499}
+    assert entry is not None
+
+
+async def test_a_newer_version_is_refused(store: SQLiteStore) -> None:
+    """With both versions named, and the file left as it is."""
+    store.path.parent.mkdir()
+    newer = len(schema.MIGRATIONS) + 1
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {newer}")
+        connection.execute("CREATE TABLE later (x)")
+    journal = store.journal()
+    with pytest.raises(JournalError, match=f"newer version .*version {newer}.*Update"):
+        await journal.open()
+    await journal.close()
+    with closing(sqlite3.connect(store.path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("later",)]
+
+
+async def test_a_database_of_others_is_refused(store: SQLiteStore) -> None:
+    """Whatever it is, it stays as it was."""
+    store.path.parent.mkdir()
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    journal = store.journal()
+    with pytest.raises(JournalError, match="not a journal of this program"):
+        await journal.open()
+    await journal.close()
+    with closing(sqlite3.connect(store.path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+
+
+async def test_locked_by_another_process(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some patience, an error that says so; when the lock is gone, all goes on."""
+    monkeypatch.setattr(files, "BUSY_SECONDS", 0.05)
+    journal = store.journal()
+    await journal.open()
+    try:
+        await journal.append(submission(1))
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            error = await refused(journal, "locked.*Find that process")
+            reading = await journal.get(1)
+        await journal.append(submission(2))
+    finally:
+        await journal.close()
+
+    assert error.details == {"cause": "SQLITE_BUSY"}
+    assert reading is not None
+
+
+@pytest.mark.skipif(ROOT, reason="root may write everything")
+async def test_a_read_only_folder(store: SQLiteStore) -> None:
+    """An error at `open`, and no harm done."""
+    store.path.parent.mkdir()
+    store.path.parent.chmod(0o500)
+    journal = store.journal()
+    try:
+        with pytest.raises(JournalError, match=r"journal\.db"):
+            await journal.open()
+    finally:
+        store.path.parent.chmod(0o700)
+        await journal.close()
+
+
+async def test_a_read_only_file(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that says what to do; later calls try again, and succeed when it may be written."""
+    journal = store.journal()
+    await journal.open()
+    await journal.append(submission(1))
+    await journal.close()
+    connect = sqlite3.connect  # a stand-in for permissions, which mean nothing to root
+
+    def read_only(path: Path, **wanted: object) -> sqlite3.Connection:
+        return connect(f"{path.as_uri()}?mode=ro", uri=True, **wanted)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(files.sqlite3, "connect", read_only)
+    with pytest.raises(JournalError, match="writable"):
+        await journal.open()
+    monkeypatch.undo()
+    store.clock.advance(REOPEN_SECONDS)
+    await journal.append(submission(2))
+    waiting = await journal.waiting()
+    await journal.close()
+
+    assert waiting == {F: 2}
+
+
+async def test_no_folder_can_be_made(store: SQLiteStore) -> None:
+    """A file where the folder should be."""
+    store.path.parent.write_text("in the way")
+    journal = store.journal()
+    with pytest.raises(JournalError, match=r"journal\.db"):
+        await journal.open()
+    await journal.close()
+
+
+@pytest.mark.parametrize("what", ["journal.db", "journal.db-wal", "everything"])
+async def test_deleted_while_in_use(store: SQLiteStore, what: str) -> None:
+    """Nothing more is acknowledged that would be lost; a second later it goes on with what is there."""
+    journal = store.journal()
+    await journal.open()
+    try:
+        await journal.append(submission(1))
+        assert await journal.get(1) is not None
+        if what == "everything":
+            shutil.rmtree(store.path.parent)
+        else:
+            (store.path.parent / what).unlink()
+        await refused(journal, "deleted or replaced", 2)
+        store.clock.advance(REOPEN_SECONDS)
+        await journal.append(submission(3), claim=True)
+        ids = [entry.id for entry in await journal.find(Query())]
+        assert await journal.complete(3, OK)
+    finally:
+        await journal.close()
+
+    assert ids[0] == 3
+    assert 1 in ids or what != "journal.db-wal"  # what was in the log is saved while we still have it
+
+
+async def test_a_file_that_is_put_back(store: SQLiteStore) -> None:
+    """What was moved away by mistake is all there again when it is back."""
+    journal = store.journal()
+    await journal.open()
+    try:
+        await journal.append(submission(1))
+        aside = store.path.parent.with_name("aside")
+        store.path.parent.rename(aside)
+        await refused(journal, "deleted or replaced", 2)
+        aside.rename(store.path.parent)
+        store.clock.advance(REOPEN_SECONDS)
+        await journal.append(submission(3))
+
+        assert {entry.id for entry in await journal.find(Query())} >= {1, 3}
+    finally:
+        await journal.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for about 200 kB; skipped where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_full_disk(small_disk: Path) -> None:
+    """What was acknowledged stays, what was not is absent, and there is room again when there is room."""
+    store = SQLiteStore(small_disk)
+    ballast = small_disk / "ballast"
+    journal = store.journal()
+    await journal.open()
+    accepted, failures = [], []
+    try:
+        ballast.write_bytes(bytes(150_000))
+        for id in range(1, 100):
+            try:
+                await journal.append(submission(id, body=os.urandom(10_000)))
+                accepted.append(id)
+            except JournalError as error:
+                failures.append(error)
+                break
+        there = {entry.id for entry in await journal.find(Query(limit=1000))}
+        ballast.unlink()
+        store.clock.advance(REOPEN_SECONDS)
+        await journal.append(submission(1000))
+        assert await journal.waiting() == {F: len(accepted) + 1}
+    finally:
+        await journal.close()
+
+    assert accepted
+    assert failures
+    assert "disk" in failures[0].message
+    assert there == set(accepted)
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from tests.contract.journal_stores import submission
+from runtime.journal import open_journal
+
+async def main():
+    journal = open_journal("sqlite", Path(sys.argv[1]))
+    await journal.open()
+    async def appending(start):
+        for id in range(start, start + 1_000_000):
+            await journal.append(submission(id, body=b"%d" % id), claim=id % 3 == 0)
+            print(id, flush=True)
+    await asyncio.gather(*(appending(start * 1_000_000) for start in range(1, 21)))
+asyncio.run(main())
+"""
+
+
+async def test_killed_in_the_middle(tmp_path: Path) -> None:
+    """After SIGKILL every acknowledged call is there, whole; its running calls are for others at once."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert process.stdout is not None
+    with process, process.stdout as output:
+        acknowledged = [int(output.readline()) for _ in range(500)]
+        process.kill()
+        acknowledged += [int(line) for line in output.read().split(b"\n")[:-1]]
+    journal = SQLiteJournal(tmp_path / "journal.db")
+    await journal.open()
+    try:
+        taken = {claim.entry.id for claim in await journal.take_over()}
+        entries = {entry.id: entry for entry in await journal.find(Query(limit=1_000_000))}
+        requests = await asyncio.gather(*map(journal.request, entries))
+    finally:
+        await journal.close()
+
+    assert set(acknowledged) <= entries.keys()
+    assert [call and b"".join(call.body) for call in requests] == [b"%d" % id for id in entries]
+    assert taken == {id for id in entries if id % 3 == 0}
+
+
+async def test_the_state_folder_is_not_for_git(store: SQLiteStore) -> None:
+    """A folder that is made says so; one that was there is left alone."""
+    journal = store.journal()
+    await journal.open()
+    await journal.close()
+    made = (store.path.parent / ".gitignore").read_text()
+    (store.path.parent / ".gitignore").unlink()
+    await journal.open()
+    await journal.close()
+
+    assert made == "*\n"
+    assert not (store.path.parent / ".gitignore").exists()

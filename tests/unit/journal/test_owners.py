@@ -1,0 +1,101 @@
+"""Owner: alive as long as its process holds its lock, and dead at once when it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.journal.owners import EXPIRY, Owner
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> Owner:
+    owner = Owner(tmp_path / "owners")
+    owner.folder.mkdir()
+    return owner
+
+
+def alive(asker: Owner, owner: Owner, *, expires: float = EXPIRY, now: float = 0.0) -> bool:
+    return asker.is_alive(owner.id, owner.boot, expires, now)
+
+
+def test_it_lives_until_it_ends(asker: Owner) -> None:
+    """Whatever the clock says."""
+    owner = Owner(asker.folder)
+    owner.begin()
+    long_after = alive(asker, owner, now=1e9)
+    owner.end(forget=False)
+
+    assert long_after
+    assert not alive(asker, owner)
+    assert asker.is_alive(asker.id, asker.boot, 0.0, 1e9)
+
+
+def test_without_a_lock_the_expiry_decides(asker: Owner) -> None:
+    """As when somebody deleted the file of one that lives."""
+    owner = Owner(asker.folder)
+
+    assert alive(asker, owner, now=EXPIRY - 1)
+    assert not alive(asker, owner, now=EXPIRY)
+
+
+def test_one_of_another_run_of_the_machine_is_dead(asker: Owner) -> None:
+    """And one that has said that it ended."""
+    owner = Owner(asker.folder)
+    owner.begin()
+
+    assert not asker.is_alive(owner.id, "another boot", EXPIRY, 0.0)
+    assert not alive(asker, owner, expires=0.0)
+    owner.end(forget=True)
+
+
+def test_the_lock_ends_with_the_process(asker: Owner) -> None:
+    """However it ends; what it started may live on."""
+    code = (
+        "import os, sys, subprocess; from pathlib import Path; from runtime.journal.owners import Owner\n"
+        "owner = Owner(Path(sys.argv[1])); owner.begin()\n"
+        "child = subprocess.Popen(['sleep', '1000'], stdout=subprocess.DEVNULL)\n"
+        "print(owner.id, child.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(asker.folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    ) as process:
+        assert process.stdout is not None
+        id, child = map(int, process.stdout.readline().split())
+        before = asker.is_alive(id, asker.boot, EXPIRY, 0.0)
+        process.kill()
+        process.wait()
+        after = asker.is_alive(id, asker.boot, EXPIRY, 0.0)
+    subprocess.run(["kill", str(child)], check=True)
+
+    assert (before, after) == (True, False)
+
+
+def test_locks_of_the_dead_are_tidied_away(asker: Owner) -> None:
+    """Of those that nothing is known of any more; never of the living."""
+    living, dead, known = (Owner(asker.folder) for _ in range(3))
+    for owner in (living, dead, known):
+        owner.begin()
+    dead.end(forget=False)
+    known.end(forget=False)
+    (asker.folder / "notes.lock").touch()
+    asker.tidy({known.id})
+
+    assert {path.stem for path in asker.folder.iterdir()} == {str(living.id), str(known.id), "notes"}
+    living.end(forget=True)
+    assert {path.stem for path in asker.folder.iterdir()} == {str(known.id), "notes"}
+
+
+def test_a_lock_that_was_deleted_is_made_again(asker: Owner) -> None:
+    """By the owner, when it begins again."""
+    owner = Owner(asker.folder)
+    owner.begin()
+    owner.path(owner.id).unlink()
+    owner.begin()
+
+    assert alive(asker, owner, now=1e9)
+    owner.end(forget=True)

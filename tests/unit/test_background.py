@@ -1,0 +1,126 @@
+"""Submitting, over a real journal, to a host that runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runtime import config
+from runtime.calls import Call, Status, Submission
+from runtime.errors import Draining, JournalError, NotFound
+from runtime.host import Host
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def hosting(root: Path) -> AsyncIterator[Host]:
+    """A host with one function, which it does not run."""
+    folder = root / "functions" / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stock.py").write_text("def handle(data):\n    return 1\n")
+    async with Host(config.load(root, environ={}), watch=False, durable=True, dispatch=False) as host:
+        yield host
+
+
+def submission(id: int, label: str | None = None, **wishes: object) -> Submission:
+    """A call of that function, as the dialect makes it."""
+    label = label or str(id)
+    headers = b"content-type\0text/plain\0x-call-id\0" + label.encode()
+    call = Call(id=id, label=label, space="demo", name="stock", headers=headers, body=(b"hello",))
+    return Submission(call, **wishes)  # type: ignore[arg-type]
+
+
+async def test_an_id_that_is_taken_is_replaced(tmp_path: Path) -> None:
+    """Two hosts on one journal may give out the same one. The call is told its new one."""
+    async with hosting(tmp_path) as host, hosting(tmp_path) as other:
+        first = await host.submit(submission(77))
+        second = await other.submit(submission(77))
+        named = await other.submit(submission(77, label="mine"))
+
+        assert (first.id, first.label) == (77, "77")
+        assert second.id not in (77, named.id)
+        assert second.label == str(second.id)
+        call = await host.journal.request(second.id)
+        assert call is not None
+        assert call.headers == b"content-type\0text/plain\0x-call-id\0" + second.label.encode()
+        assert named.label == "mine"
+        call = await host.journal.request(named.id)
+        assert call is not None
+        assert call.headers.endswith(b"x-call-id\0mine")
+
+
+async def test_a_rerun_is_a_call_of_its_own(tmp_path: Path) -> None:
+    """With the request, the callback and the priority of the first one."""
+    async with hosting(tmp_path) as host:
+        first = await host.submit(submission(77, label="mine", callback_url="http://localhost/", priority=3))
+        again = await host.rerun(first.id)
+        entry = await host.journal.get(again.id)
+        call = await host.journal.request(again.id)
+        with pytest.raises(NotFound):
+            await host.rerun(1)
+
+    assert entry is not None
+    assert call is not None
+    assert (entry.trigger, entry.callback_url, entry.priority) == ("rerun", "http://localhost/", 3)
+    assert (call.label, call.body) == (str(again.id), (b"hello",))
+    assert call.headers == b"content-type\0text/plain\0x-call-id\0" + call.label.encode()
+
+
+async def test_a_host_without_dispatch_runs_nothing(tmp_path: Path) -> None:
+    """It records, looks up and cancels."""
+    async with hosting(tmp_path) as host:
+        receipt = await host.submit(submission(77))
+        entry = await host.journal.get(receipt.id)
+        assert entry is not None
+        assert entry.status is Status.QUEUED
+        assert await host.cancel(receipt.id) is Status.CANCELLED
+        assert await host.cancel(1) is None
+        assert not await host.redeliver(receipt.id)
+
+
+async def test_a_host_without_a_journal_says_so(tmp_path: Path) -> None:
+    """It runs calls all the same."""
+    async with hosting(tmp_path):
+        pass
+    async with Host(config.load(tmp_path, environ={}), watch=False) as host:
+        with pytest.raises(JournalError, match="no journal"):
+            await host.submit(submission(77))
+        with pytest.raises(JournalError, match="no journal"):
+            _ = host.journal
+
+
+async def test_a_journal_that_cannot_be_opened_keeps_nobody_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Submitting fails, and succeeds once the cause is gone."""
+    file = tmp_path / ".spaces" / "journal.db"
+    file.parent.mkdir()
+    file.write_bytes(b"no database" * 1000)
+    async with hosting(tmp_path) as host:
+        assert "cannot be used" in caplog.text
+        with pytest.raises(JournalError):
+            await host.submit(submission(77))
+        assert b"spaces_submitted_calls" not in await host.metrics()
+        file.unlink()
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    receipt = await host.submit(submission(78))
+                    break
+                except JournalError:
+                    await anyio.sleep(0.05)
+        assert receipt.id == 78
+        assert b"spaces_submitted_calls" in await host.metrics()
+
+
+async def test_a_host_that_drains_takes_no_submissions(tmp_path: Path) -> None:
+    """The client asks again, and reaches the next one."""
+    async with hosting(tmp_path) as host:
+        await host.drain(0)
+        with pytest.raises(Draining):
+            await host.submit(submission(77))
