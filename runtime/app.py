@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .clock import date_header
 from .dialects import spaces
-from .errors import Draining, HostError, LoadFailed, MethodNotAllowed, NotFound
+from .errors import Draining, HostError, JournalError, LoadFailed, MethodNotAllowed, NotFound
 from .host import Host
 
 LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
@@ -97,6 +97,8 @@ class App:
         if isinstance(error, LoadFailed):
             details = {"state": "failed", **self._host.describe(error)}
             error = LoadFailed(f"the function cannot be loaded: {error.message}", details=details)
+        elif isinstance(error, JournalError) and not self._host.debug:
+            error = JournalError()  # where the file is, and what is wrong with it, is in the log
         status, headers, body = spaces.to_error(error, self._host.debug)
         headers += (date_header(), (b"x-call-id", self._call_id(scope)))
         if scope["method"] == "HEAD":

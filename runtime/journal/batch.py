@@ -142,6 +142,6 @@ def refusal(error: Exception) -> HostError:
     """Why one operation failed, for whoever asked for it."""
     if isinstance(error, HostError):
         return error
-    if isinstance(error, sqlite3.IntegrityError):
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
         return IdTaken(details={"cause": str(error)})
     return JournalError(f"This cannot be recorded: {error}.", details={"cause": type(error).__name__})

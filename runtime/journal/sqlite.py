@@ -204,7 +204,11 @@ class SQLiteJournal:
 
     def note(self, id: int, kind: str, data: Mapping[str, object]) -> None:
         """Record an Event soon. Beyond MAX_NOTED bytes that wait to be written, it is lost."""
-        encoded = msgspec.json.encode(data)
+        try:
+            encoded = msgspec.json.encode(data)
+        except UnicodeEncodeError:  # half a character, as a program may print it
+            data = {name: _whole(value) for name, value in data.items()}
+            encoded = msgspec.json.encode(data)
         if not self._is_open or self._noted > MAX_NOTED:
             return
         fraction, message = data.get("fraction"), data.get("message")
@@ -290,3 +294,7 @@ class SQLiteJournal:
     def _renew(self) -> None:
         self._writing.send(Operation("renew", None, None))
         self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._renew)
+
+
+def _whole(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

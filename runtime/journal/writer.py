@@ -204,7 +204,8 @@ class Writer:
         if self._connection is not None:
             return self._connection
         if self._failure is not None and self._uptime() < self._retry_at and not at_once:
-            raise self._failure  # not a copy: one who asks again and again must not put the next attempt off
+            # Not a copy: one who asks again and again must not put the next attempt off.
+            raise self._failure.with_traceback(None)
         connection = files.open_for_writing(self._path)
         try:
             self._begin(connection)

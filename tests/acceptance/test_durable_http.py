@@ -605,7 +605,7 @@ def test_an_accepted_call_survives_the_host(site: Site, engine: str) -> None:
 
 
 def test_a_journal_that_cannot_be_used_refuses_submitted_calls_alone(site: Site, engine: str) -> None:
-    """503, which says why, for all that needs it; calls that are run at once go on."""
+    """503 for all that needs it, while the log says why; calls that are run at once go on."""
     site.write("demo/echo.py", ECHO)
     (site.root / ".spaces").mkdir()
     (site.root / ".spaces" / "journal.db").write_text("this is no database, and must not become one\n" * 100)
@@ -614,5 +614,7 @@ def test_a_journal_that_cannot_be_used_refuses_submitted_calls_alone(site: Site,
 
     assert [(answer.status_code, error_of(answer)["code"]) for answer in refused] == [(503, "journal_error")] * 3
     assert refused[0].headers["retry-after"]
+    assert str(site.root) not in refused[0].text
+    assert "journal.db" in host.logged("cannot be used")
     assert host.call("demo/echo").status_code == 200
     assert (site.root / ".spaces" / "journal.db").read_text().startswith("this is no database")

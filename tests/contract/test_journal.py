@@ -655,6 +655,19 @@ async def test_a_note_of_an_unknown_call_is_dropped(journal: Journal) -> None:
     assert await journal.events(2) == []
 
 
+async def test_any_text_can_be_noted(journal: Journal) -> None:
+    """Half a character too, as a program may print it: it is replaced."""
+    await journal.append(submission(1), claim=True)
+    journal.note(1, "log", {"text": "a\ud800\0b", "level": "info"})
+    journal.note(1, "progress", {"fraction": 1, "message": "\udfff"})
+    events = await noted(journal, 1, 4)
+    entry = await journal.get(1)
+
+    assert events[2].data == {"text": "a?\0b", "level": "info"}
+    assert entry is not None
+    assert (entry.progress, entry.progress_message) == (1.0, "?")
+
+
 async def test_progress_is_in_the_entry(journal: Journal, store: SQLiteStore) -> None:
     """The latest; a new attempt begins without any."""
     await journal.append(submission(1), claim=True)

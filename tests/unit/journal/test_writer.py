@@ -14,7 +14,7 @@ import pytest
 
 from runtime.calls import Status
 from runtime.errors import JournalError, KeyReused
-from runtime.journal import Query, writer
+from runtime.journal import IdTaken, Query, writer
 from runtime.journal.sqlite import SQLiteJournal
 from runtime.journal.writer import REOPEN_SECONDS
 from tests.contract.journal_stores import OK, F, SQLiteStore, submission
@@ -96,13 +96,13 @@ async def test_a_refused_operation_fails_alone(journal: SQLiteJournal, monkeypat
         journal.append(submission(1)),
         journal.append(submission(3, idempotency_key="k", body=b"another")),
         journal.append(submission(4, label="\ud800")),
-        journal.append(submission(2**70)),
+        journal.append(submission(7, run_at=float("nan"))),
         journal.append(submission(5, function=("new", "one"), callback_url="\ud800")),
         journal.append(submission(6, function=("new", "two"))),
         journal.complete(1, OK),
     )  # fmt: skip
 
-    assert [type(each) for each in results[1:6]] == [JournalError, KeyReused, JournalError, JournalError, JournalError]
+    assert [type(each) for each in results[1:6]] == [IdTaken, KeyReused, JournalError, JournalError, JournalError]
     assert [results[0].id, results[6].id, results[7]] == [2, 6, False]
     assert [entry.id for entry in await journal.find(Query())] == [6, 2, 1]
     assert await journal.waiting() == {F: 2, ("new", "two"): 1}
