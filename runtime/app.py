@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .clock import date_header
 from .dialects import spaces
-from .errors import Draining, HostError, JournalError, LoadFailed, MethodNotAllowed, NotFound
+from .errors import Draining, HostError, MethodNotAllowed, NotFound
 from .host import Host
 
 LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
@@ -94,11 +94,7 @@ class App:
                 await self._refuse(HostError(), scope, receive, sending)
 
     async def _refuse(self, error: HostError, scope: Scope, receive: Receive, send: Send) -> None:
-        if isinstance(error, LoadFailed):
-            details = {"state": "failed", **self._host.describe(error)}
-            error = LoadFailed(f"the function cannot be loaded: {error.message}", details=details)
-        elif isinstance(error, JournalError) and not self._host.debug:
-            error = JournalError()  # where the file is, and what is wrong with it, is in the log
+        error = self._host.worded(error)
         status, headers, body = spaces.to_error(error, self._host.debug)
         headers += (date_header(), (b"x-call-id", self._call_id(scope)))
         if scope["method"] == "HEAD":

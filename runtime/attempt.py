@@ -6,6 +6,7 @@ Used by `dispatcher.py`, for which it runs an exchange to its end. Nothing here 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from time import monotonic
 
 import anyio
@@ -28,6 +29,8 @@ from .exchange import Exchange, Follower
 from .settings import FunctionSettings, Retry
 
 BACK_SOON = 1.0  # seconds until a call that found no place is tried again
+Word = Callable[[HostError], HostError]
+
 JSON = b"content-type\0application/json"
 
 
@@ -43,8 +46,13 @@ class Cut(Exception):
     """The host is ending, and the call with it."""
 
 
-async def run(exchange: Exchange, call: Call, settings: FunctionSettings, follower: Follower) -> Outcome:
-    """The whole answer of a call under way. Postponed when it was never begun; Cut when the host is ending."""
+async def run(
+    exchange: Exchange, call: Call, settings: FunctionSettings, follower: Follower, word: Word = lambda error: error
+) -> Outcome:
+    """The whole answer of a call under way. Postponed when it was never begun; Cut when the host is ending.
+
+    `word` makes an error fit to be shown to whoever submitted the call.
+    """
     started = monotonic()
     exchange.follower = follower
     try:
@@ -59,7 +67,7 @@ async def run(exchange: Exchange, call: Call, settings: FunctionSettings, follow
     except (CapacityError, StillLoading) as error:
         raise Postponed(BACK_SOON, error) from error
     except HostError as error:
-        return failure(error, monotonic() - started)
+        return failure(word(error), monotonic() - started)
     return Outcome(result.status, result.headers, body, invoked=True, seconds=monotonic() - started)
 
 

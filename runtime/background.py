@@ -17,7 +17,7 @@ from .calls import Call, CallIds, Delivery, Status, Submission
 from .config import Config
 from .deliveries import Deliveries
 from .dispatcher import Dispatcher
-from .errors import JournalError, NotFound
+from .errors import HostError, JournalError, NotFound
 from .exchange import Exchange
 from .journal import Counts, IdTaken, Journal, Receipt, open_journal
 from .registry import Function
@@ -44,6 +44,7 @@ class Background:
         spaces: Callable[[], list[str]],
         ids: CallIds,
         loopback: Callable[[], bool],
+        word: Callable[[HostError], HostError],
         dispatch: bool,
     ) -> None:
         self.journal: Journal = open_journal("sqlite", config().server.state)
@@ -56,6 +57,7 @@ class Background:
             lookup=lookup,
             settings=lambda space, name: config().settings(space, name),
             on_outcome=self._deliveries.wake,
+            word=word,
         )
         if not dispatch:
             self._dispatcher.pause()  # nor does it start at once what is submitted

@@ -80,10 +80,11 @@ class Dispatcher:
         lookup: Callable[[str, str], Function],
         settings: Callable[[str, str], FunctionSettings],
         on_outcome: Callable[[], None],
+        word: attempt.Word = lambda error: error,
     ) -> None:
         self._journal = journal
         self._invoke, self._lookup, self._settings = invoke, lookup, settings
-        self._on_outcome = on_outcome
+        self._on_outcome, self._word = on_outcome, word
         self._running: dict[int, Run] = {}
         self._places: Counter[Key] = Counter()  # taken, by function
         self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
@@ -231,7 +232,7 @@ class Dispatcher:
             run.exchange = exchange
             if run.cancelled:
                 exchange.cancel(Cancelled())
-            outcome = await attempt.run(exchange, run.call, run.settings, run)
+            outcome = await attempt.run(exchange, run.call, run.settings, run, self._word)
         except attempt.Cut:
             return self._interrupted(run)
         except attempt.Postponed as later:

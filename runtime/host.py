@@ -26,7 +26,7 @@ from . import telemetry
 from .background import Background
 from .calls import SEQUENCE_BITS, Call, CallIds, Status, Submission, function_id
 from .config import Config
-from .errors import ConfigError, Draining, JournalError, LoadFailed
+from .errors import ConfigError, Draining, HostError, JournalError, LoadFailed
 from .exchange import Exchange
 from .journal import Journal, Receipt
 from .loader import Catalog, Loader
@@ -103,6 +103,7 @@ class Host:
             spaces=lambda: list(self.registry.spaces),
             ids=self.ids,
             loopback=lambda: self.bound_to_loopback,
+            word=self.worded,
             dispatch=dispatch,
         )
 
@@ -222,6 +223,15 @@ class Host:
         if "file" in shown:
             shown["file"] = self._relative(Path(shown["file"]))
         return shown
+
+    def worded(self, error: HostError) -> HostError:
+        """An error as clients see it: it names no files of this machine, or only below ROOT."""
+        if isinstance(error, LoadFailed):
+            details = {"state": "failed", **self.describe(error)}
+            return LoadFailed(f"the function cannot be loaded: {error.message}", details=details)
+        if isinstance(error, JournalError) and not self.debug:
+            return JournalError()  # the log says what is wrong with it
+        return error
 
     async def metrics(self) -> bytes:
         """The Prometheus text of every function that was ever called."""

@@ -233,7 +233,7 @@ async def test_an_id_is_used_once(journal: Journal) -> None:
     await journal.append(submission(1))
     results = await asyncio.gather(*(journal.append(submission(id, G)) for id in (2, 1, 3, 3)), return_exceptions=True)
 
-    assert [isinstance(each, JournalError) for each in results] == [False, True, False, True]
+    assert [isinstance(each, IdTaken) for each in results] == [False, True, False, True]
     assert await journal.waiting() == {F: 1, G: 2}
 
 

@@ -16,8 +16,18 @@ from runtime import errors
 from runtime.app import App
 from runtime.calls import Call, CallIds, Result
 from runtime.config import FunctionSettings
-from runtime.errors import ConfigError, FunctionRefused, HostError, LoadFailed, NotFound, Overloaded, WorkerDied
+from runtime.errors import (
+    ConfigError,
+    FunctionRefused,
+    HostError,
+    JournalError,
+    LoadFailed,
+    NotFound,
+    Overloaded,
+    WorkerDied,
+)
 from runtime.exchange import Exchange
+from runtime.host import Host
 from runtime.registry import Function, Registry
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +35,7 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 10.0
 INVOKE = "/spaces/demo/functions/stock/invoke"
 GONE = {"type": "http.disconnect"}
-SPECIAL = (FunctionRefused, ConfigError, LoadFailed)
+SPECIAL = (FunctionRefused, ConfigError, JournalError, LoadFailed)
 ANSWERS = [
     error
     for error in vars(errors).values()
@@ -61,6 +71,8 @@ class FakeHost:
         exchange = Exchange(call, 10.0, asyncio.get_running_loop(), self.left.append)
         self.outcome(exchange)
         return exchange
+
+    worded = Host.worded
 
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         return {"message": error.message, **error.details, "file": "described"}
@@ -567,3 +579,13 @@ async def test_no_line_is_logged_unless_told(client: Client, caplog: pytest.LogC
     await client.request()
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_what_is_wrong_with_the_journal_is_for_those_who_see_the_log(client: Client, debug: bool) -> None:
+    """And for who develops: it names files of this machine."""
+    client.host.debug = debug
+    client.host.fail(JournalError("/srv/.spaces/journal.db is full"))
+    error = (await client.request()).error
+    assert ("/srv" in error["message"]) is debug
+    assert error["code"] == "journal_error"
