@@ -19,6 +19,7 @@ from runtime.app import App
 from runtime.calls import CallbackState, CallIds, Entry, Event, Outcome, Status, Submission
 from runtime.config import FunctionSettings
 from runtime.errors import HostError, KeyReused, NotFound
+from runtime.host import Host
 from runtime.journal import Query, Receipt
 from runtime.registry import Function, Registry
 
@@ -87,6 +88,8 @@ class MemoryJournal:
 
 class StandIn:
     """A host with the functions that a test gives it."""
+
+    worded = Host.worded
 
     def __init__(self, **settings: Any) -> None:
         self.ids = CallIds()
