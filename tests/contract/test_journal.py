@@ -11,7 +11,7 @@ import pytest
 
 from runtime.calls import CallbackState, Event, Outcome, Status
 from runtime.errors import JournalError, KeyReused
-from runtime.journal import KEY_LIFE, Claim, Journal, Query, Receipt
+from runtime.journal import KEY_LIFE, Claim, IdTaken, Journal, Query, Receipt
 from tests.contract.journal_stores import BAD, OK, STORES, F, G, H, SQLiteStore, soon, submission
 
 pytestmark = pytest.mark.anyio

@@ -108,6 +108,16 @@ async def test_a_refused_operation_fails_alone(journal: SQLiteJournal, monkeypat
     assert await journal.waiting() == {F: 2, ("new", "two"): 1}
 
 
+async def test_one_is_refused_among_many(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had been inserted together with it is undone, and then done without it."""
+    await journal.append(submission(150))
+    results = await batch(journal, monkeypatch, *(journal.append(submission(id)) for id in range(1, 201)))
+
+    assert [id for id, each in enumerate(results, 1) if isinstance(each, IdTaken)] == [150]
+    assert await journal.waiting() == {F: 200}
+    assert len(await journal.find(Query(limit=1000))) == 200
+
+
 async def test_a_failed_commit_fails_its_batch(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it has happened, everybody is told, and the next batch is as good as ever."""
     await journal.append(submission(1, function=("old", "one")), claim=True)
