@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench import load
@@ -136,41 +136,52 @@ def waiting(client: Client) -> float:
 
 
 def history(report: Report, folder: Path, options: Options) -> None:
-    """Accepting and listing with a long history, beside an empty one."""
+    """Accepting and listing with a long history, beside an empty one: a request to the one, a request to the other."""
     folder.mkdir()
     count = HISTORY if options.rounds > 1 else HISTORY // 50
-    medians: dict[str, dict[str, float]] = {}
-    for name, rows in (("empty", 0), (f"{count:,} calls", count)):
-        root = write_root(folder / str(rows), {"add": (APPS / "plain.py").read_text()}, SETTINGS)
-        with spaces(root, engine="uvicorn") as server:
-            client = Client(server.url)
-            client.call(address("add", "async-invoke"))
-            while waiting(client):
-                time.sleep(0.02)
-        fill(root / ".spaces/journal.db", rows)
-        with spaces(root, engine="uvicorn") as server:
-            medians[name] = look(Client(server.url), options)
-    (empty, full) = medians.values()
-    for what in empty:
-        for name, figures in medians.items():
-            report.rows.append([f"{what}, p50, journal: {name}", "uvicorn", f"{figures[what]:.2f}", "ms", ""])
-        report.checks.append(
-            Check(f"{what}: {count:,} in the journal / empty", full[what] / empty[what], "x", 1.5, 1.1)
-        )
+    roots = {"empty": filled(folder / "empty", 0), f"{count:,} calls": filled(folder / "full", count)}
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(spaces(root, engine="uvicorn")) for name, root in roots.items()}
+        found = look({name: Client(server.url) for name, server in servers.items()}, options)
+    for what, medians in found.items():
+        for name, median in medians.items():
+            report.rows.append([f"{what}, p50, journal: {name}", "uvicorn", f"{median:.2f}", "ms", ""])
+        empty, full = medians.values()
+        report.checks.append(Check(f"{what}: {count:,} in the journal / empty", full / empty, "x", 1.5, 1.1))
 
 
-def look(client: Client, options: Options) -> dict[str, float]:
-    """Medians in ms, of one client that waits for each answer."""
-    paths = {"accept": ("POST", address("add", "async-invoke")), "list": ("GET", address("add", "calls?limit=50"))}
+def filled(folder: Path, count: int) -> Path:
+    """A root whose journal has one finished call, and so many older ones like it."""
+    root = write_root(folder, {"add": (APPS / "plain.py").read_text()}, SETTINGS)
+    with spaces(root, engine="uvicorn") as server:
+        client = Client(server.url)
+        client.call(address("add", "async-invoke"))
+        while waiting(client):
+            time.sleep(0.02)
+    fill(root / ".spaces/journal.db", count)
+    return root
+
+
+def look(clients: dict[str, Client], options: Options) -> dict[str, dict[str, float]]:
+    """Medians in ms, of clients that wait for each answer, in turn."""
+    paths = {"list": ("GET", address("add", "calls?limit=50")), "accept": ("POST", address("add", "async-invoke"))}
+    for client in clients.values():  # so that both have a page to list
+        for _ in range(50):
+            timed(client, *paths["accept"])
     found = {}
     for what, (method, path) in paths.items():
-        times = []
-        for number in range(50 + max(100, 300 * options.rounds // 3)):
-            started = time.perf_counter()
-            status, _, body = client.exchange(path, method=method, body=BODY if method == "POST" else b"")
-            if status >= 300:
-                raise Unavailable(f"{path} was answered {status} {body[:200]!r}")
-            if number >= 50:
-                times.append((time.perf_counter() - started) * 1000)
-        found[what] = statistics.median(times)
+        times: dict[str, list[float]] = {name: [] for name in clients}
+        for _ in range(max(100, 100 * options.rounds)):
+            for name, client in clients.items():
+                times[name].append(timed(client, method, path))
+        found[what] = {name: statistics.median(each) for name, each in times.items()}
     return found
+
+
+def timed(client: Client, method: str, path: str) -> float:
+    """Milliseconds of one request."""
+    started = time.perf_counter()
+    status, _, body = client.exchange(path, method=method, body=BODY if method == "POST" else b"")
+    if status >= 300:
+        raise Unavailable(f"{path} was answered {status} {body[:200]!r}")
+    return (time.perf_counter() - started) * 1000
