@@ -34,6 +34,7 @@ CATCH_ALL_ALLOWED = {
     "deadlines.py:Deadlines._reached": "one call's mishap must not cost the others their deadlines",
     "deliveries.py:Deliveries._one": "one callback's mishap must not end the deliveries of the others",
     "dispatcher.py:Dispatcher._attempt": "a call that fails in the host is recorded as failed, whatever was raised",
+    "journal/reader.py:Reader._answer": "a damaged row must neither hang those who wait nor end the reading thread",
     "journal/writer.py:Writer.work": "everybody who waits for a commit is to hear of its failure",
     "tasks.py:Tasks._run": "a failed piece of background work must not end the host",
     "worker/output.py:LogHandler.emit": "what cannot be logged must not fail the code that logs it",

@@ -48,7 +48,7 @@ _STATES = {
     FAILED: ("calls_failed", "state = 4"), CANCELLED: ("calls_cancelled", "state = 5"),
 }  # fmt: skip
 _ALL = ("calls_list", "1 = 1")
-_FEW = 2000  # calls that may rather be sorted than looked for
+_FEW = 500  # calls that may rather be sorted than looked for
 
 
 def get(connection: sqlite3.Connection, names: Names, id: int) -> Entry | None:

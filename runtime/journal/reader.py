@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 from ..errors import JournalError
 from . import files, queries, rows
-from .batch import REFUSED, refusal
 from .lane import Operation
+
+log = logging.getLogger("runtime.journal")
 
 _QUESTIONS: dict[str, Callable[[sqlite3.Connection, rows.Names, Any], Any]] = {
     "get": queries.get,
@@ -58,11 +60,12 @@ class Reader:
                 connection.execute("COMMIT")
         except JournalError as error:
             operation.error = error
-        except REFUSED as error:
-            operation.error = refusal(error)
         except (sqlite3.Error, OSError) as error:
             operation.error = files.explain(error, self._path)
             self.close()
+        except Exception as error:
+            log.exception("the journal could not be read")
+            operation.error = JournalError(f"The journal {self._path} could not be read: {error!r}.")
 
     def _open(self) -> sqlite3.Connection:
         """The connection, anew where another file is at the path now."""

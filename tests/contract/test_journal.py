@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runtime.calls import CallbackState, Event, Outcome, Status
 from runtime.errors import JournalError, KeyReused
@@ -170,8 +171,14 @@ async def test_a_key_with_another_request_is_refused(journal: Journal) -> None:
     """KeyReused, and nothing is recorded."""
     await journal.append(submission(1, idempotency_key="k"))
 
-    with pytest.raises(KeyReused):
-        await journal.append(submission(2, idempotency_key="k", body=b"another"))
+    another = submission(2, idempotency_key="k", body=b"another")
+    elsewhere = [
+        replace(another, call=replace(submission(2).call, **{part: b"/x"})) for part in ("method", "path", "query")
+    ]
+
+    for each in (another, *elsewhere):
+        with pytest.raises(KeyReused):
+            await journal.append(each)
     assert await journal.get(2) is None
 
 

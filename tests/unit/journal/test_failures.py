@@ -81,6 +81,22 @@ async def test_damage_that_comes_later(store: SQLiteStore) -> None:
     assert entry is not None
 
 
+async def test_a_row_that_makes_no_sense(store: SQLiteStore) -> None:
+    """It is an error for whoever reads it, and for nobody else."""
+    journal = store.journal()
+    await journal.open()
+    await journal.append(submission(1))
+    await journal.append(submission(2))
+    with closing(sqlite3.connect(store.path)) as other, other:
+        other.execute("UPDATE calls SET state = 77 WHERE id = 1")
+    bad, good, too_large = await asyncio.gather(*(journal.get(id) for id in (1, 2, 2**70)), return_exceptions=True)
+    await journal.close()
+
+    assert isinstance(bad, JournalError)
+    assert not isinstance(good, BaseException)
+    assert isinstance(too_large, JournalError)
+
+
 async def test_a_newer_version_is_refused(store: SQLiteStore) -> None:
     """With both versions named, and the file left as it is."""
     store.path.parent.mkdir()
@@ -119,14 +135,17 @@ async def test_locked_by_another_process(store: SQLiteStore, monkeypatch: pytest
         await journal.append(submission(1))
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
+            journal.note(1, "log", {"text": "kept"})
             error = await refused(journal, "locked.*Find that process")
             reading = await journal.get(1)
         await journal.append(submission(2))
+        kinds = [event.kind for event in await journal.events(1)]
     finally:
         await journal.close()
 
     assert error.details == {"cause": "SQLITE_BUSY"}
     assert reading is not None
+    assert kinds == ["state", "log"]
 
 
 @pytest.mark.skipif(ROOT, reason="root may write everything")

@@ -15,6 +15,7 @@ import pytest
 from runtime.calls import Status
 from runtime.errors import JournalError, KeyReused
 from runtime.journal import IdTaken, Query, writer
+from runtime.journal.lane import Operation
 from runtime.journal.sqlite import SQLiteJournal
 from runtime.journal.writer import REOPEN_SECONDS
 from tests.contract.journal_stores import OK, F, SQLiteStore, submission
@@ -138,6 +139,7 @@ async def test_a_failed_commit_fails_its_batch(journal: SQLiteJournal, monkeypat
     assert (failed[0].status, failed[1]) == (Status.RUNNING, None)
     assert await journal.complete(1, OK)
     assert await journal.waiting() == {("new", "one"): 1}
+    assert [(entry.space, entry.name) for entry in await journal.find(Query())] == [("new", "one"), ("old", "one")]
 
 
 def pages(journal: SQLiteJournal) -> int:
@@ -193,6 +195,29 @@ async def test_a_cancelled_awaiter_cancels_nothing_of_the_others(
 
     assert tasks[1].cancelled()
     assert [entry.id for entry in await journal.find(Query())] == [3, 1]
+
+
+async def test_what_came_just_too_late_is_given_back(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is cancelled when the answer is there, but has not been heard, leaves nothing in its hands."""
+    await journal.append(submission(1))
+    task = asyncio.ensure_future(journal.claim({F: 1}))
+    answer = journal._writing._answer
+    given: list[Any] = []
+
+    def answer_and_cancel(operation: Operation) -> None:
+        answer(operation)
+        given.append(operation.result)
+        task.cancel()
+
+    monkeypatch.setattr(journal._writing, "_answer", answer_and_cancel)
+    await asyncio.wait((task,))
+    monkeypatch.undo()
+    await journal.fired(1, 1.0)
+    (claim,) = await journal.claim({F: 1})
+
+    assert task.cancelled()
+    assert given[0][0].entry.id == 1
+    assert claim.call.attempt == 1
 
 
 async def test_notes_are_bounded(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
