@@ -57,3 +57,13 @@ def test_a_folder_that_cannot_be_written_is_no_reason_not_to_serve(
         pass
 
     assert "need --url" in caplog.text
+
+
+def test_git_leaves_the_state_folder_alone(tmp_path: Path) -> None:
+    """Whoever makes it; one that was there before is left as it is."""
+    with told(tmp_path / "made", "http://127.0.0.1:1"):
+        pass
+    assert (tmp_path / "made" / ".gitignore").read_text() == "*\n"
+    with told(tmp_path, "http://127.0.0.1:1"):
+        pass
+    assert not (tmp_path / ".gitignore").exists()
