@@ -1,6 +1,6 @@
-"""Where the host of a state folder is: `host.json`, which says its URL and its process while it serves.
+"""The state folder, and where its host is: `host.json`, which says its URL and its process while it serves.
 
-`server.py` writes it, `attach.py` reads it. A host that was killed leaves it behind: who reads it must ask.
+`server.py` writes that, `attach.py` reads it; the journal is in the same folder. A host that was killed leaves it behind: who reads it must ask.
 """
 
 from __future__ import annotations
@@ -34,13 +34,22 @@ class Whereabouts(msgspec.Struct, frozen=True):
         return True
 
 
+def make_folder(state: Path) -> bool:
+    """Make the state folder, which git is told to leave alone; whether it was not there before."""
+    if state.exists():
+        return False
+    state.mkdir(parents=True, exist_ok=True)
+    (state / ".gitignore").write_text("*\n")
+    return True
+
+
 @contextmanager
 def told(state: Path, url: str) -> Iterator[None]:
     """Within this scope the state folder says where the host is. One that cannot be written to costs a warning."""
     file, ours = state / "host.json", Whereabouts(url, os.getpid())
     draft = file.with_name(f"host.json.{ours.pid}")
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
         draft.write_bytes(msgspec.json.encode(ours))
         draft.replace(file)
     except OSError as error:

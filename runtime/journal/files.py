@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from ..errors import JournalError
+from ..whereabouts import make_folder
 from . import schema
 
 BUSY_SECONDS = 5.0  # how long another process may hold the lock
@@ -35,7 +36,9 @@ Identity = tuple[tuple[int, int], tuple[int, int]]
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """A connection to the journal file, which is made, folder and tables included, where it is missing."""
     try:
-        _make_folder(path.parent)
+        if make_folder(path.parent):
+            _sync_folder(path.parent)
+            _sync_folder(path.parent.parent)
         is_new = not path.exists()
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=512)
     except (OSError, sqlite3.Error) as error:
@@ -118,16 +121,6 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     # Writes nothing, but fails where nothing can be written, and makes the log that `identity` looks for.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")
-
-
-def _make_folder(folder: Path) -> None:
-    """The state folder, which git is told to leave alone."""
-    if folder.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
-    _sync_folder(folder)
-    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
