@@ -1,6 +1,7 @@
 """The state folder, and where its host is: `host.json`, which says its URL and its process while it serves.
 
-`server.py` writes that, `attach.py` reads it; the journal is in the same folder. A host that was killed leaves it behind: who reads it must ask.
+`server.py` writes that, `attach.py` reads it; the journal is in the same folder. A host that was killed leaves the
+file behind: who reads it must ask.
 """
 
 from __future__ import annotations
