@@ -21,6 +21,7 @@ from .errors import (
     FunctionTimeout,
     HostError,
     Interrupted,
+    NoFreeWorker,
     NotFound,
     StillLoading,
     envelope,
@@ -59,12 +60,14 @@ async def run(
         with exchange, anyio.fail_after(settings.async_timeout):
             result = await exchange.result()
             body = await _whole(exchange, result, settings.max_response)
-    except TimeoutError:
+    except TimeoutError as error:
+        if exchange.channel is None:
+            raise Postponed(BACK_SOON, NoFreeWorker()) from error
         late = FunctionTimeout(f"`{call.space}/{call.name}` did not end within {settings.async_timeout:g} s")
         return failure(late, monotonic() - started)
     except Draining as error:
         raise Cut from error
-    except (CapacityError, StillLoading) as error:
+    except (CapacityError, StillLoading, NotFound) as error:  # NotFound: removed while it waited for a worker
         raise Postponed(BACK_SOON, error) from error
     except HostError as error:
         return failure(word(error), monotonic() - started)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from time import time
 
 import anyio
+from anyio.abc import TaskGroup
 
 from .callbacks import Again, Dead, Delivered
 from .calls import Delivery
@@ -17,8 +18,12 @@ from .errors import JournalError
 from .journal import Journal
 
 AT_ONCE = 128  # deliveries under way
+OF_EACH = 32  # of these, of one function: its receiver may hang, and others' do not
 LOOK_EVERY = 1.0  # seconds: what other hosts leave behind is seen by then
 RESPITE = 1.0  # seconds after the journal has failed
+LAST_WORDS = 2.0  # seconds for what is to be noted while the host ends
+AFTER_FAILURE = 60.0  # seconds until a delivery is tried again that failed in the host
+MOST_FAILURES = 8  # such a delivery is given up at this attempt
 
 log = logging.getLogger("spaces.callbacks")
 
@@ -48,9 +53,8 @@ class Deliveries:
                 self._wake = anyio.Event()
                 patience = LOOK_EVERY
                 try:
-                    for delivery in await self._journal.claim_deliveries(AT_ONCE - len(self._under_way)):
-                        self._under_way.add(delivery.entry.id)
-                        tasks.start_soon(self._one, delivery)
+                    for delivery in await self._journal.claim_deliveries(AT_ONCE - len(self._under_way), OF_EACH):
+                        self._begin(tasks, delivery)
                     due = await self._journal.next_due()
                     patience = LOOK_EVERY if due is None else max(0.0, min(LOOK_EVERY, due - time()))
                 except JournalError:  # the dispatcher says so
@@ -60,15 +64,27 @@ class Deliveries:
                 with anyio.move_on_after(patience):
                     await self._wake.wait()
 
+    def _begin(self, tasks: TaskGroup, delivery: Delivery) -> None:
+        id = delivery.entry.id
+        if id not in self._under_way:  # or else it was asked for again meanwhile: the one under way will do
+            self._under_way.add(id)
+            tasks.start_soon(self._one, delivery)
+
     async def _one(self, delivery: Delivery) -> None:
         id = delivery.entry.id
         try:
             found = await self._deliver(delivery)
         except Exception as error:
             log.exception("the callback of call %d failed in the host", id)
-            found = Again(time() + LOOK_EVERY * 60, f"failed in the host: {error!r}"[:200])
+            reason = f"failed in the host: {error!r}"[:200]
+            hopeless = delivery.attempt >= MOST_FAILURES
+            found = Dead(reason) if hopeless else Again(time() + AFTER_FAILURE, reason)
         try:
             await self._note(id, found)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(LAST_WORDS, shield=True):
+                await self._note(id, found)
+            raise
         finally:
             self._under_way.discard(id)
             self.wake()

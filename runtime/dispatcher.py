@@ -12,15 +12,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from heapq import nsmallest
-from time import time
+from time import monotonic, time
 from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
 
 from . import attempt
-from .calls import Call, Entry, Outcome, Submission
+from .calls import Call, Outcome, Submission
 from .errors import Cancelled, HostError, JournalError, NotFound, Overloaded
 from .exchange import Exchange
 from .journal import Claim, Journal, Receipt
@@ -29,15 +30,17 @@ from .settings import FunctionSettings
 
 MAX_RUNNING = 4096  # submitted calls of one host at once: so many that functions do not stand in each other's way
 LOOK_EVERY = 1.0  # seconds: what other hosts append to the journal, or ask to be cancelled, is seen by then
+OVERDUE_EVERY = 0.1  # seconds between looks while something is due that we cannot have: a callback, mostly
 TAKE_OVER_EVERY = 5.0  # seconds
 MOST_STARTS = 10  # of a call that is interrupted again and again
 BACK_AGAIN = 5.0  # seconds after which a call is tried again whose function is not there now
-GONE_AFTER = 600.0  # seconds after its acceptance that such a call is kept
+GONE_AFTER = 600.0  # seconds that calls wait for a function that was removed
 LAST_WORDS = 2.0  # seconds for what is to be recorded while the host ends
 COMPLAIN_EVERY = 60.0  # seconds
 RESPITE = (0.1, 5.0)  # seconds to wait after the journal has failed: at first, and at most
 
 Key = tuple[str, str]
+Ending = Callable[[], Awaitable[None]]
 T = TypeVar("T")
 
 log = logging.getLogger("spaces.dispatcher")
@@ -46,17 +49,20 @@ log = logging.getLogger("spaces.dispatcher")
 class Run:
     """A claimed call in this process: as its exchange's follower it records what the call says of itself."""
 
-    def __init__(
-        self, journal: Journal, call: Call, accepted_at: float, starts: int, settings: FunctionSettings
-    ) -> None:
+    def __init__(self, journal: Journal, call: Call, starts: int, settings: FunctionSettings) -> None:
         self.call = call
         self.key = (call.space, call.name)
-        self.accepted_at = accepted_at
         self.starts = starts
         self.settings = settings
         self.exchange: Exchange | None = None
         self.cancelled = False
+        self.hopeless = False  # its function has been gone for too long
         self._journal = journal
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker may have begun it."""
+        return self.exchange is not None and self.exchange.channel is not None
 
     def printed(self, level: int, text: str) -> None:
         self._journal.note(self.call.id, "log", {"level": level, "text": text})
@@ -89,6 +95,7 @@ class Dispatcher:
         self._places: Counter[Key] = Counter()  # taken, by function
         self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
         self._appending: Counter[Key] = Counter()  # calls that are about to wait
+        self._missing: dict[Key, float] = {}  # functions that calls wait for and that are not there, since when
         self._unrecorded = 0
         self._complaint, self._complained_at = "", 0.0
         self._paused = False
@@ -115,8 +122,10 @@ class Dispatcher:
             task_status.started()
             while True:
                 self._wake = anyio.Event()
+                began = time()
                 due = await self._surely(self._turn)
-                with anyio.move_on_after(LOOK_EVERY if due is None else max(0.0, min(LOOK_EVERY, due - time()))):
+                patience = LOOK_EVERY if due is None else OVERDUE_EVERY if due <= began else due - time()
+                with anyio.move_on_after(max(0.0, min(LOOK_EVERY, patience))):
                     await self._wake.wait()
 
     async def accept(self, submission: Submission, function: Function) -> Receipt:
@@ -137,7 +146,7 @@ class Dispatcher:
             if not claimed:
                 taken[key] -= 1
         if claimed:
-            self._start(Run(self._journal, call, time(), 1, function.settings))
+            self._start(Run(self._journal, call, 1, function.settings))
         elif not receipt.repeated:
             self._backlog[key] = self._backlog.get(key, 0) + 1
             self.wake()
@@ -156,27 +165,24 @@ class Dispatcher:
 
     async def _turn(self) -> float | None:
         """Start what is due and has a place; when to look again, where that is known."""
-        if self._paused:
-            return None
         self._backlog = await self._journal.waiting()
         wanted = self._share()
-        if wanted:
+        if wanted and not self._paused:
             for claim in await self._journal.claim(wanted):
-                await self._begin(claim)
+                self._begin(claim)
         return await self._journal.next_due()
 
-    async def _begin(self, claim: Claim) -> None:
-        key = (claim.call.space, claim.call.name)
-        if self._paused:
-            await self._journal.release(claim.entry.id, time())
-            return
-        self._backlog[key] = self._backlog.get(key, 1) - 1
-        self._places[key] += 1
-        run = Run(self._journal, claim.call, claim.entry.accepted_at, claim.entry.attempt, self._settings(*key))
+    def _begin(self, claim: Claim) -> None:
+        """Run what was claimed; without waiting for anything before, or it might be forgotten."""
+        run = self._run_of(claim)
+        run.hopeless = run.key in self._missing
+        self._backlog[run.key] = self._backlog.get(run.key, 1) - 1
+        self._places[run.key] += 1
         self._start(run)
 
     def _share(self) -> dict[Key, int]:
         """How many calls of which function to start now."""
+        self._look_for_functions()
         room = MAX_RUNNING - len(self._running)
         places = {key: min(count, self._free_places(key)) for key, count in self._backlog.items() if count > 0}
         hungry = [key for key, free in places.items() if free > 0]
@@ -199,12 +205,21 @@ class Dispatcher:
     def _waiting(self, key: Key) -> int:
         return self._backlog.get(key, 0) + self._appending[key]
 
+    def _look_for_functions(self) -> None:
+        """Note which are missing; a file may be about to be replaced."""
+        now, missing = monotonic(), {}
+        for key in self._backlog:
+            try:
+                self._lookup(*key)
+            except NotFound:
+                missing[key] = self._missing.get(key, now)
+        self._missing = missing
+
     def _free_places(self, key: Key) -> int:
-        try:
-            function = self._lookup(*key)
-        except NotFound:
-            return 1 - self._places[key]  # to find out what becomes of it, one at a time
-        return capacity(function) - self._places[key]
+        since = self._missing.get(key)
+        if since is None:
+            return capacity(self._lookup(*key)) - self._places[key]
+        return 1 - self._places[key] if monotonic() - since >= GONE_AFTER else 0  # to fail one after the other
 
     def _start(self, run: Run) -> None:
         """Run a claimed call, whose place is taken."""
@@ -215,42 +230,51 @@ class Dispatcher:
 
     async def _run(self, run: Run) -> None:
         self._unrecorded += 1
+        ending: Ending | None = None
         try:
             ending = await self._attempt(run)
-            await ending
+            await ending()
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(LAST_WORDS, shield=True):
-                await (self._postpone(run, 0) if run.exchange is None else self._interrupted(run))
+            with anyio.move_on_after(LAST_WORDS, shield=True):  # once more, where it was being recorded
+                await (ending or self._cut(run))()
             raise
         finally:
             self._unrecorded -= 1
 
-    async def _attempt(self, run: Run) -> Awaitable[object]:
+    async def _attempt(self, run: Run) -> Ending:
         """Run a call; what is to be recorded of it."""
         try:
+            if self._paused:
+                return partial(self._postpone, run, 0)
             exchange = self._invoke(attempt.fit(run.call, run.starts, run.settings))
             run.exchange = exchange
             if run.cancelled:
                 exchange.cancel(Cancelled())
             outcome = await attempt.run(exchange, run.call, run.settings, run, self._word)
         except attempt.Cut:
-            return self._interrupted(run)
+            return self._cut(run)
         except attempt.Postponed as later:
-            return self._postpone(run, later.seconds)
+            return partial(self._postpone, run, later.seconds)
         except HostError as error:  # it was not even given to the function
             wait = self._wait_for_better(run, error)
-            return self._record(run, attempt.failure(error)) if wait is None else self._postpone(run, wait)
+            if wait is not None:
+                return partial(self._postpone, run, wait)
+            return partial(self._record, run, attempt.failure(self._word(error)))
         except Exception as error:
             log.exception("call %s failed in the host", run.call.id)
-            return self._record(run, attempt.failure(HostError(str(error))))
+            return partial(self._record, run, attempt.failure(HostError(str(error))))
         finally:
             self._forget(run)
-        return self._record(run, outcome)
+        return partial(self._record, run, outcome)
+
+    def _cut(self, run: Run) -> Ending:
+        """The host is ending: what waits for a worker goes on waiting, for the next host."""
+        return partial(self._interrupted, run) if run.begun else partial(self._postpone, run, 0)
 
     def _wait_for_better(self, run: Run, error: HostError) -> float | None:
         """Seconds until a call that could not be started is tried again; None for never."""
-        if isinstance(error, NotFound):  # its file may be about to be replaced
-            return BACK_AGAIN if time() < run.accepted_at + GONE_AFTER else None
+        if isinstance(error, NotFound):
+            return None if run.hopeless else BACK_AGAIN
         return attempt.BACK_SOON if error.retryable else None
 
     def _forget(self, run: Run) -> None:
@@ -327,11 +351,12 @@ class Dispatcher:
     async def _take_over(self) -> None:
         for claim in await self._journal.take_over():
             log.warning("call %d of %s/%s was interrupted", claim.entry.id, claim.call.space, claim.call.name)
-            await self._interrupted(self._run_of(claim.call, claim.entry))
+            await self._interrupted(self._run_of(claim))
         self.wake()
 
-    def _run_of(self, call: Call, entry: Entry) -> Run:
-        return Run(self._journal, call, entry.accepted_at, entry.attempt, self._settings(call.space, call.name))
+    def _run_of(self, claim: Claim) -> Run:
+        call = claim.call
+        return Run(self._journal, call, claim.entry.attempt, self._settings(call.space, call.name))
 
 
 def capacity(function: Function) -> int:

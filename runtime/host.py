@@ -181,11 +181,15 @@ class Host:
             raise JournalError("this host keeps no journal: calls cannot be submitted to it")
         return self._background
 
+    def pause(self) -> None:
+        """Start no further submitted calls: they are the next host's. Others are still taken."""
+        if self._background is not None:
+            self._background.pause()
+
     async def drain(self, timeout: float) -> bool:
         """Take no new calls and wait for those under way; whether all ended in time."""
         self.draining = True
-        if self._background is not None:
-            self._background.pause()
+        self.pause()
         with anyio.move_on_after(timeout) as waiting:
             while self._pools.busy or (self._background is not None and self._background.busy):
                 await anyio.sleep(0.01)

@@ -106,6 +106,7 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
                     try:
                         await stop.wait()
                         host.stopping = True
+                        host.pause()
                         await _finish(host, config.server, ended, patience)
                     finally:
                         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add

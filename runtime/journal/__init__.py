@@ -124,8 +124,11 @@ class Journal(Protocol):
     async def take_over(self) -> list[Claim]:
         """Running calls whose owner is gone; they are claimed by this owner now, `attempt` unchanged."""
 
-    async def claim_deliveries(self, limit: int) -> list[Delivery]:
-        """Pending callbacks that are due, the longest due first; this owner's until one of the next three."""
+    async def claim_deliveries(self, limit: int, of_each: int | None = None) -> list[Delivery]:
+        """Pending callbacks that are due, the longest due first; this owner's until one of the next three.
+
+        With `of_each`, this owner never has more than so many of one function.
+        """
 
     async def delivered(self, id: int) -> None:
         """A callback has arrived."""

@@ -35,11 +35,12 @@ class Sweep(msgspec.Struct, frozen=True):
     limit: int
 
 
-def claim_deliveries(batch: Batch, limit: int) -> list[Delivery]:
+def claim_deliveries(batch: Batch, arguments: tuple[int, int | None]) -> list[Delivery]:
     """Pending callbacks that are due, now in our hands; those that a dead owner had are among them."""
+    limit, of_each = arguments
     for owner in dead(batch):
         free_deliveries(batch, owner)
-    ids = batch.ids(statements.DUE_DELIVERIES, (batch.now, limit))
+    ids = batch.ids(statements.DUE_DELIVERIES, (batch.now, limit)) if of_each is None else _due(batch, limit, of_each)
     if not ids:
         return []
     listed = json.dumps(ids)
@@ -48,6 +49,22 @@ def claim_deliveries(batch: Batch, limit: int) -> list[Delivery]:
     found = batch.execute(_DELIVERIES, (listed,)).fetchall()
     deliveries = {row[0]: rows.delivery(row, batch.names) for row in found}
     return [deliveries[id] for id in ids]
+
+
+def _due(batch: Batch, limit: int, of_each: int) -> list[int]:
+    """The longest due, but of no function more than we may have. It looks at no backlog, however long one is."""
+    function = batch.execute(statements.PENDING_FUNCTION, (0, 0)).fetchone()
+    if limit <= 0 or function is None:
+        return []
+    found = batch.execute(statements.DELIVERING, (batch.owner.id,)).fetchall()
+    held = {(space, name): count for space, name, count in found}
+    due: list[tuple[float, int]] = []
+    while function is not None:
+        room = min(limit, of_each - held.get(function, 0))
+        if room > 0:
+            due += batch.execute(statements.DUE_OF, (*function, batch.now, room)).fetchall()
+        function = batch.execute(statements.PENDING_FUNCTION, function).fetchone()
+    return [id for _, id in sorted(due)[:limit]]
 
 
 def unclaim_deliveries(batch: Batch, ids: list[int]) -> None:

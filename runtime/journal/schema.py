@@ -89,7 +89,13 @@ _FIRST = (
     "CREATE TABLE owners (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, expires REAL NOT NULL)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# What is due of one function, so that no backlog of another one has to be gone through.
+_SECOND = (
+    """CREATE INDEX calls_pending_of ON calls (space, name, callback_at, id)
+        WHERE callback = 2 AND callback_owner IS NULL""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

@@ -146,9 +146,9 @@ class SQLiteJournal:
 
     # Deliver.
 
-    async def claim_deliveries(self, limit: int) -> list[Delivery]:
-        """Pending callbacks that are due."""
-        deliveries: list[Delivery] = await self._writing.ask("claim_deliveries", limit)
+    async def claim_deliveries(self, limit: int, of_each: int | None = None) -> list[Delivery]:
+        """Pending callbacks that are due, so many of each function at most."""
+        deliveries: list[Delivery] = await self._writing.ask("claim_deliveries", (limit, of_each))
         return deliveries
 
     async def delivered(self, id: int) -> None:

@@ -60,6 +60,14 @@ FREE_DELIVERIES = "UPDATE calls SET callback_owner = NULL WHERE callback_owner =
 
 DUE_DELIVERIES = """SELECT json_group_array(id) FROM (SELECT id FROM calls
     WHERE callback = 2 AND callback_owner IS NULL AND callback_at <= ? ORDER BY callback_at, id LIMIT ?)"""
+# Function by function: the next one that has a callback pending, how many of it an owner has, what of it is due.
+PENDING_FUNCTION = """SELECT space, name FROM calls INDEXED BY calls_pending_of
+    WHERE callback = 2 AND callback_owner IS NULL AND (space, name) > (?, ?) ORDER BY space, name LIMIT 1"""
+DELIVERING = """SELECT space, name, count(*) FROM calls
+    WHERE callback_owner = ? AND callback_owner IS NOT NULL GROUP BY space, name"""
+DUE_OF = """SELECT callback_at, id FROM calls INDEXED BY calls_pending_of
+    WHERE callback = 2 AND callback_owner IS NULL AND space = ? AND name = ? AND callback_at <= ?
+    ORDER BY callback_at, id LIMIT ?"""
 START_DELIVERIES = """UPDATE calls SET callback_owner = ?, callback_attempts = callback_attempts + 1
     WHERE id IN (SELECT value FROM json_each(?))"""
 UNSTART_DELIVERIES = """UPDATE calls SET callback_owner = NULL, callback_attempts = callback_attempts - 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -589,6 +590,39 @@ def test_who_waits_does_not_hold_up_the_end(site: Site, tmp_path: Path, engine: 
 
     assert (first[1], rest, status) == ("state", [], 0)
     assert isinstance(poll, httpx2.TransportError) or poll.status_code == 202
+
+
+def test_a_host_that_is_told_to_end_starts_no_further_call(site: Site, engine: str, tmp_path: Path) -> None:
+    """Also while it waits for a client: what waits is run by the next host."""
+    site.write("demo/work.py", WORK)
+    site.write("demo/one.py", WORK)
+    site.write("spaces.toml", "[server]\ndrain_timeout = '10m'\n" + SETTINGS.split("[spaces.demo.functions.reader]")[0])
+    host = site.start(engine=engine)
+    (tmp_path / "held").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(host.call, "demo/work", method="POST", json={"folder": str(tmp_path / "held")})
+        began(tmp_path / "held")
+        first = submitted(host, "one", json={"folder": str(tmp_path), "name": "first"})
+        second = submitted(host, "one", json={"folder": str(tmp_path), "name": "second"})
+        began(tmp_path, "first")
+        host.process.send_signal(signal.SIGTERM)
+        host.logged("finishing what runs")
+        (tmp_path / "go").touch()
+        eventually(lambda: recorded(site, first) == "succeeded", "the end of the first call")
+        (tmp_path / "held" / "go").touch()
+        assert held.result(PATIENCE).status_code == 200
+    assert host.process.wait(PATIENCE) == 0
+    assert (tmp_path / "order").read_text() == "first\n"
+    assert recorded(site, second) == "queued"
+    assert result(site.start(engine=engine), second).json() == {"done": "second"}
+
+
+def recorded(site: Site, call: str) -> str:
+    """The status of a call in the journal on disk."""
+    number = call.rpartition("/")[2]
+    with closing(sqlite3.connect(site.root / ".spaces" / "journal.db")) as journal:
+        state = journal.execute("SELECT state FROM calls WHERE id = ?", (int(number),)).fetchone()[0]
+    return ("queued", "queued", "running", "succeeded", "failed", "cancelled")[state]
 
 
 def test_an_accepted_call_survives_the_host(site: Site, engine: str) -> None:

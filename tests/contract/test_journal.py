@@ -530,6 +530,23 @@ async def test_deliveries_come_longest_due_first(journal: Journal, store: SQLite
     assert [each.entry.id for each in rest] == [1]
 
 
+async def test_a_function_has_its_share_of_deliveries(journal: Journal, store: SQLiteStore) -> None:
+    """So many are in an owner's hands, whatever is due before those of others."""
+    for id in (1, 2, 3, 4):
+        await ended(journal, id, callback_url=URL, function=F)
+    store.clock.advance(1)
+    for id in (5, 6):
+        await ended(journal, id, callback_url=URL, function=G)
+    store.clock.advance(1)
+    claimed = [[each.entry.id for each in await journal.claim_deliveries(9, 2)] for _ in range(2)]
+    await journal.delivered(2)
+    claimed += [[each.entry.id for each in await journal.claim_deliveries(limit, 2)] for limit in (0, 9)]
+    unbounded = await journal.claim_deliveries(9)
+
+    assert claimed == [[1, 2, 5, 6], [], [], [3]]
+    assert [each.entry.id for each in unbounded] == [4]
+
+
 async def test_a_delivery_is_tried_again_and_given_up(journal: Journal, store: SQLiteStore) -> None:
     """Attempts are counted, the last error is known; a dead letter can be found and delivered again."""
     await ended(journal, 1, callback_url=URL)

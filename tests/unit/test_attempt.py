@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from runtime import attempt
 from runtime.attempt import Cut, Postponed, next_attempt
 from runtime.calls import Call, Outcome, Result, Status
-from runtime.errors import Draining, FunctionTimeout, HostError, NoFreeWorker, Overloaded, StillLoading, WorkerDied
+from runtime.errors import (
+    Draining,
+    FunctionTimeout,
+    HostError,
+    NoFreeWorker,
+    NotFound,
+    Overloaded,
+    StillLoading,
+    WorkerDied,
+)
 from runtime.exchange import Exchange
 from runtime.settings import FunctionSettings, Retry
 
@@ -30,6 +39,12 @@ class Nobody:
     def printed(self, level: int, text: str) -> None: ...
 
     def progressed(self, fraction: float, message: str) -> None: ...
+
+
+class Nowhere:
+    """The way to a worker that is not there."""
+
+    def write(self, data: bytes) -> None: ...
 
 
 async def outcome_of(play: Callable[[Exchange], None], settings: FunctionSettings = SETTINGS) -> Outcome:
@@ -83,6 +98,7 @@ async def test_a_stream_that_never_ends_is_late() -> None:
     """As a whole it has `async_timeout`, however often something comes."""
 
     def play(exchange: Exchange) -> None:
+        exchange.channel = Nowhere()
         exchange.answered(answer(200, b"", complete=False))
 
     outcome = await outcome_of(play, FunctionSettings(async_timeout=0.01))
@@ -98,12 +114,18 @@ async def test_a_failure_in_the_host(error: HostError) -> None:
     assert outcome.status is Status.FAILED
 
 
-@pytest.mark.parametrize("error", [NoFreeWorker(), Overloaded(), StillLoading()])
+@pytest.mark.parametrize("error", [NoFreeWorker(), Overloaded(), StillLoading(), NotFound("removed")])
 async def test_a_call_that_was_never_begun(error: HostError) -> None:
     """Was no attempt."""
     with pytest.raises(Postponed) as raised:
         await outcome_of(lambda exchange: exchange.failed(error))
     assert raised.value.error is error
+
+
+async def test_a_call_that_waits_for_a_worker_until_its_time_is_over() -> None:
+    """Was never begun either: whoever looks at the clock first."""
+    with pytest.raises(Postponed):
+        await outcome_of(lambda exchange: None, FunctionSettings(async_timeout=0.01))
 
 
 async def test_a_call_that_the_end_of_the_host_cuts() -> None:

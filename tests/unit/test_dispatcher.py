@@ -36,6 +36,13 @@ def function(name: str, **settings: Any) -> Function:
     )  # fmt: skip
 
 
+class Nowhere:
+    """The way to a worker that is not there."""
+
+    def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+
 class Stage:
     """A dispatcher, its journal, and what its calls are run by: nobody, until the test answers them."""
 
@@ -52,7 +59,7 @@ class Stage:
             self.journal,
             invoke=self._invoke,
             lookup=self._lookup,
-            settings=lambda space, name: self._lookup(space, name).settings,
+            settings=self._settings,
             on_outcome=self._count,
         )
 
@@ -64,9 +71,13 @@ class Stage:
             raise NotFound(f"there is no {name}")
         return self.functions[name]
 
+    def _settings(self, space: str, name: str) -> FunctionSettings:
+        return self.functions[name].settings if name in self.functions else FunctionSettings()
+
     def _invoke(self, call: Call) -> Exchange:
         self.refuse(call)
         exchange = Exchange(call, 60.0, asyncio.get_running_loop(), self._over, self._cancelled)
+        exchange.channel = Nowhere()
         self.running[call.id] = exchange
         self.begun.append(call.id)
         return exchange
@@ -394,8 +405,147 @@ async def test_a_client_that_leaves_while_its_call_is_written(tmp_path: Path) ->
         assert (await stage.journal.counts()).running == 0
 
 
+async def test_an_overdue_callback_keeps_nobody_busy(tmp_path: Path) -> None:
+    """It is not for the dispatcher, which looks no more often for it than a few times a second."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit(callback_url="http://localhost/")
+        await stage.until(lambda: id in stage.running)
+        stage.answer(id)
+        await stage.until_status(id, Status.SUCCEEDED)  # nobody delivers here: it stays due
+        looks, until = 0, anyio.current_time() + 0.3
+        next_due = stage.journal.next_due
+
+        async def counted() -> float | None:
+            nonlocal looks
+            looks += 1
+            return await next_due()
+
+        stage.journal.next_due = counted  # type: ignore[method-assign]
+        while anyio.current_time() < until:
+            await anyio.sleep(0.01)
+    assert looks < 20
+
+
+async def test_what_was_claimed_while_it_is_paused_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor lost: it has not begun, and goes on waiting, whatever the journal does meanwhile."""
+    monkeypatch.setattr(module, "RESPITE", (0.01, 0.01))
+    async with playing(tmp_path) as stage:
+        claim, release, failures = stage.journal.claim, stage.journal.release, 3
+
+        async def pausing(wanted: Any) -> Any:
+            claims = await claim(wanted)
+            if claims:
+                stage.dispatcher.pause()
+            return claims
+
+        async def failing(id: int, at: float) -> bool:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                raise JournalError("the disk is full")
+            return await release(id, at)
+
+        monkeypatch.setattr(stage.journal, "claim", pausing)
+        monkeypatch.setattr(stage.journal, "release", failing)
+        at = time.time() + 0.2
+        ids = [await stage.submit(run_at=at) for _ in range(2)]
+        await stage.until(lambda: failures < 0)
+    async with playing(tmp_path) as stage:
+        await stage.until(lambda: all(id in stage.running for id in ids))
+        assert [stage.running[id].call.attempt for id in ids] == [1, 1]
+
+
+async def test_an_outcome_that_is_being_recorded_as_the_host_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is recorded, and not that the call was interrupted."""
+    monkeypatch.setattr(module, "RESPITE", (PATIENCE, PATIENCE))
+    async with playing(tmp_path) as stage:
+        complete, failures = stage.journal.complete, 0
+
+        async def failing(id: int, outcome: Outcome) -> bool:
+            nonlocal failures
+            failures += 1
+            if failures == 1:
+                raise JournalError("the disk is full")
+            return await complete(id, outcome)
+
+        monkeypatch.setattr(stage.journal, "complete", failing)
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        stage.answer(id, 201)
+        await stage.until(lambda: failures)
+    async with playing(tmp_path) as stage:
+        assert ((await stage.entry(id)).code, (await stage.entry(id)).error_code) == (201, None)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_call_that_no_worker_has_begun_is_not_interrupted(tmp_path: Path, cut: bool) -> None:
+    """It waits for the next host, as those do that were not claimed."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await stage.until(lambda: id in stage.running)
+        stage.running[id].channel = None
+        stage.dispatcher.pause()
+        if cut:
+            stage.running.pop(id).failed(Draining())
+            await stage.until_status(id, Status.QUEUED)
+    async with playing(tmp_path) as stage:
+        await stage.until(lambda: id in stage.running)
+        assert stage.running[id].call.attempt == 1
+
+
+async def test_a_function_that_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls fail, however many; before, they wait, however old they are, and cost no writing."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        ids = [await stage.submit("one") for _ in range(4)]
+        await stage.until(lambda: ids[0] in stage.running)
+        removed = stage.functions.pop("one")
+        stage.refuse = lambda call: None if call.name in stage.functions else stage._lookup(call.space, call.name)
+        real, ahead = time.time, 0.0
+        monkeypatch.setattr(module, "time", lambda: real() + ahead)
+        ahead = 10 * module.GONE_AFTER
+        stage.answer(ids[0])
+        await stage.until_status(ids[0], Status.SUCCEEDED)
+        await anyio.sleep(0.1)
+        assert [(await stage.entry(id)).status for id in ids[1:]] == [Status.QUEUED] * 3
+        stage.functions["one"] = removed
+        await stage.until(lambda: ids[1] in stage.running)
+        del stage.functions["one"]
+        monkeypatch.setattr(module, "GONE_AFTER", 0.05)
+        stage.answer(ids[1])
+        for id in ids[2:]:
+            assert (await stage.until_status(id, Status.FAILED)).code == 404
+
+
 def test_capacity() -> None:
     """What its workers take at once."""
     sync = function("a", max_workers=3, concurrency=5)
     assert capacity(sync) == 3
     assert capacity(msgspec.structs.replace(sync, kind="async")) == 15
+
+
+async def test_what_was_claimed_as_the_host_began_to_end_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never begun: the next host begins it, and nobody says that it was interrupted."""
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        first, second = [await stage.submit("one") for _ in range(2)]
+        await stage.until(lambda: first in stage.running)
+        claim, claimed = stage.journal.claim, anyio.Event()
+
+        async def claiming(wanted: Any) -> Any:
+            claims = await claim(wanted)
+            stage.dispatcher.pause()
+            claimed.set()
+            return claims
+
+        monkeypatch.setattr(stage.journal, "claim", claiming)
+        stage.answer(first)
+        await claimed.wait()
+    async with playing(tmp_path) as stage:
+        entry = await stage.entry(second)
+        assert (entry.status, entry.attempt) == (Status.QUEUED, 0)
