@@ -97,11 +97,6 @@ def interrupted() -> Outcome:
     return failure(Interrupted())
 
 
-def gone(space: str, name: str) -> NotFound:
-    """The function of a call that waits has been removed."""
-    return NotFound(f"`{space}/{name}` was removed while the call waited")
-
-
 def next_attempt(retry: Retry, outcome: Outcome, attempt: int, now: float) -> float | None:
     """When to run the call again, in seconds since the epoch; None for never.
 

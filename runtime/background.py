@@ -41,14 +41,13 @@ class Background:
         *,
         invoke: Callable[[Call], Exchange],
         lookup: Callable[[str, str], Function],
-        spaces: Callable[[], list[str]],
         ids: CallIds,
         loopback: Callable[[], bool],
         word: Callable[[HostError], HostError],
         dispatch: bool,
     ) -> None:
         self.journal: Journal = open_journal("sqlite", config().server.state)
-        self._config, self._spaces, self._ids, self._dispatch = config, spaces, ids, dispatch
+        self._config, self._ids, self._dispatch = config, ids, dispatch
         self._callbacks = Callbacks(loopback_allowed=loopback)
         self._deliveries = Deliveries(self.journal, self._deliver)
         self._dispatcher = Dispatcher(
@@ -146,12 +145,12 @@ class Background:
 
     async def _forget_old(self) -> None:
         while True:
-            for space in self._spaces():
-                settings = self._config().settings(space, "")
-                try:
+            try:
+                for space in await self.journal.spaces():
+                    settings = self._config().settings(space, "")
                     await self.journal.prune(space, before=time() - settings.keep_for, keep=settings.keep_calls)
-                except JournalError as error:
-                    log.warning("old calls of %s could not be removed: %s", space, error.message)
+            except JournalError as error:
+                log.warning("old calls could not be removed: %s", error.message)
             await anyio.sleep(PRUNE_EVERY)
 
 

@@ -100,7 +100,6 @@ class Host:
             lambda: self.config,
             invoke=self.invoke,
             lookup=self.lookup,
-            spaces=lambda: list(self.registry.spaces),
             ids=self.ids,
             loopback=lambda: self.bound_to_loopback,
             word=self.worded,
@@ -223,7 +222,7 @@ class Host:
 
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         """A load error as it is shown: paths relative to ROOT."""
-        shown: dict[str, Any] = {"message": error.message, **error.details}
+        shown: dict[str, Any] = {"message": error.message.replace(f"{self.config.root}/", ""), **error.details}
         if "file" in shown:
             shown["file"] = self._relative(Path(shown["file"]))
         return shown
@@ -232,7 +231,7 @@ class Host:
         """An error as clients see it: it names no files of this machine, or only below ROOT."""
         if isinstance(error, LoadFailed):
             details = {"state": "failed", **self.describe(error)}
-            return LoadFailed(f"the function cannot be loaded: {error.message}", details=details)
+            return LoadFailed(f"the function cannot be loaded: {details['message']}", details=details)
         if isinstance(error, JournalError) and not self.debug:
             return JournalError()  # the log says what is wrong with it
         return error

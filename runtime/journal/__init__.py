@@ -163,6 +163,9 @@ class Journal(Protocol):
     async def fired(self, schedule_id: int, time: float) -> None:
         """Note a time as fired for, without a call: earlier ones are skipped."""
 
+    async def spaces(self) -> list[str]:
+        """Every space that has calls, whether or not there still is such a space."""
+
     async def counts(self) -> Counts:
         """For metrics."""
 

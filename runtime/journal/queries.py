@@ -89,6 +89,11 @@ def last_fired(connection: sqlite3.Connection, names: Names, schedule_id: int) -
     return None if row is None else float(row[0])
 
 
+def spaces(connection: sqlite3.Connection, names: Names, _: None) -> list[str]:
+    """Those that have calls."""
+    return [names.text(space) for space in _steps(connection, _NEXT_SPACE)]
+
+
 def counts(connection: sqlite3.Connection, names: Names, now: float) -> Counts:
     """How many calls are where."""
     delayed, ready, running, pending, dead, oldest = connection.execute(_COUNTS).fetchone()

@@ -24,6 +24,7 @@ _QUESTIONS: dict[str, Callable[[sqlite3.Connection, rows.Names, Any], Any]] = {
     "events": queries.events,
     "find": queries.find,
     "last_fired": queries.last_fired,
+    "spaces": queries.spaces,
     "counts": queries.counts,
     "first_beyond": queries.first_beyond,
 }

@@ -190,6 +190,11 @@ class SQLiteJournal:
         found: list[Entry] = await self._read("find", query)
         return found
 
+    async def spaces(self) -> list[str]:
+        """Every space that has calls."""
+        found: list[str] = await self._read("spaces", None)
+        return found
+
     async def counts(self) -> Counts:
         """For metrics."""
         found: Counts = await self._read("counts", self._clock())

@@ -810,6 +810,14 @@ async def test_counts(journal: Journal, store: SQLiteStore) -> None:
 # Forget.
 
 
+async def test_spaces_are_those_with_calls(journal: Journal) -> None:
+    """Of any state, until they are forgotten."""
+    assert await journal.spaces() == []
+    await ended(journal, 1, function=H)
+    await journal.append(submission(2))
+    assert sorted(await journal.spaces()) == sorted({H[0], F[0]})
+
+
 async def test_prune_forgets_the_old(journal: Journal, store: SQLiteStore) -> None:
     """Final calls of that space that ended before a time, with all that was kept of them."""
     await ended(journal, 1, body=b"x" * 100_000)

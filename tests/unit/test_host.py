@@ -238,6 +238,14 @@ async def test_files_outside_of_root_keep_their_whole_path(place: Place) -> None
     assert host.describe(LoadFailed("it")) == {"message": "it"}
 
 
+async def test_clients_are_told_no_paths_of_this_machine(place: Place) -> None:
+    """What is below ROOT is named from there, in the words of an error too."""
+    host = Host(configuration.load(place.root, environ={}), watch=False)
+    worded = host.worded(LoadFailed(f"{host.config.root}/functions/demo/x.py was deleted"))
+    assert worded.message == "the function cannot be loaded: functions/demo/x.py was deleted"
+    assert str(place.root) not in str(worded.details)
+
+
 async def test_metrics_are_those_of_functions_that_were_called(place: Place) -> None:
     """And how many there are."""
     async with place.host({"demo/echo.py": ECHO, "demo/other.py": ECHO}) as host:
