@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -105,7 +106,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
     try:
         with logging_to(console=True, level="CRITICAL"):
-            return anyio.run(attached)
+            return anyio.run(_interruptible, attached)
     except HostError as error:
         if isinstance(error, ConfigError):
             raise
@@ -116,6 +117,35 @@ def run_command(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # of `spaces logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+async def _interruptible(work: Callable[[], Awaitable[int]]) -> int:
+    """Its exit status; KeyboardInterrupt at Ctrl-C.
+
+    What asyncio does at Ctrl-C, a single cancellation, may get lost in a library that is cleaning up just then. A
+    cancelled scope stays cancelled.
+    """
+    status, failure, interrupted = 0, None, False
+
+    async def watch() -> None:
+        nonlocal interrupted
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            async for _ in signals:
+                interrupted = True
+                tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            status = await work()
+        except (HostError, OSError) as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if interrupted:
+        raise KeyboardInterrupt
+    if failure is not None:
+        raise failure
+    return status
 
 
 # Many calls.
