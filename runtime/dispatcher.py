@@ -303,6 +303,7 @@ class Dispatcher:
             await self._surely(lambda: self._journal.cancelled(run.call.id))
         else:
             await self._surely(lambda: self._journal.release(run.call.id, time() + seconds))
+        self.wake()
 
     async def _interrupted(self, run: Run) -> None:
         """The call was running when the host ended: run it again, where its function allows that."""
