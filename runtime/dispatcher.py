@@ -145,6 +145,7 @@ class Dispatcher:
         finally:
             if not claimed:
                 taken[key] -= 1
+                self.wake()  # the place may have been what another call waited for
         if claimed:
             self._start(Run(self._journal, call, 1, function.settings))
         elif not receipt.repeated:

@@ -549,3 +549,34 @@ async def test_what_was_claimed_as_the_host_began_to_end_is_given_back(
     async with playing(tmp_path) as stage:
         entry = await stage.entry(second)
         assert (entry.status, entry.attempt) == (Status.QUEUED, 0)
+
+
+async def test_a_place_that_a_repeated_call_did_not_need_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever came meanwhile, and found it taken, is not left waiting for the next look at the journal."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
+        first = await stage.submit("one", idempotency_key="key")
+        await stage.until(lambda: first in stage.running)
+        stage.answer(first)
+        await stage.until_status(first, Status.SUCCEEDED)
+        append, appended = stage.journal.append, anyio.Event()
+
+        async def appending(submission: Submission, *, claim: bool = False) -> Receipt:
+            receipt = await append(submission, claim=claim)
+            if receipt.repeated:
+                await appended.wait()
+            return receipt
+
+        monkeypatch.setattr(stage.journal, "append", appending)
+        call = Call(id=stage.ids.next(), label="again", space="demo", name="one", body=(b"{}",))
+        async with anyio.create_task_group() as tasks:
+            repeat = Submission(call, idempotency_key="key")
+            tasks.start_soon(stage.dispatcher.accept, repeat, stage.functions["one"])
+            await stage.until(lambda: stage.dispatcher._places["demo", "one"])
+            second = await stage.submit("one")
+            await stage.until_status(second, Status.QUEUED)
+            await stage.until(lambda: not stage.dispatcher._wake.is_set())
+            appended.set()
+        await stage.until(lambda: second in stage.running)
