@@ -17,9 +17,10 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from .clock import date_header
-from .dialects import spaces
+from .dialects import DIALECTS, dialect_of, spaces
 from .errors import Draining, HostError, MethodNotAllowed, NotFound
 from .host import Host
+from .request import bearer
 
 LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
 LINGER_STEP = 5.0  # seconds that it may pause while it does
@@ -36,7 +37,7 @@ class App:
         self._functions = spaces.Functions(host)
         self._router = Router(
             routes=[
-                *spaces.routes(host),
+                *(route for dialect in DIALECTS for route in dialect.routes(host)),
                 Route("/healthz", self._healthy),
                 Route("/readyz", self._ready),
                 Route("/metrics", self._metrics),
@@ -95,7 +96,7 @@ class App:
 
     async def _refuse(self, error: HostError, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._host.worded(error)
-        status, headers, body = spaces.to_error(error, self._host.debug)
+        status, headers, body = dialect_of(scope["path"]).to_error(error, self._host.debug)
         headers += (date_header(), (b"x-call-id", self._call_id(scope)))
         if scope["method"] == "HEAD":
             body = b""
@@ -152,7 +153,8 @@ class App:
             raise Draining
         return PlainTextResponse("ready\n")
 
-    async def _metrics(self, _: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
+        await self._host.authorize("read", None, None, bearer(request.headers.get("authorization")))
         return Response(await self._host.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:

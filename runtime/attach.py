@@ -5,7 +5,7 @@ Used by `commands.py`, which need not know which of the two it is: both speak th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import httpx2
 import msgspec
 
 from .app import App
+from .authority import operator_token
 from .config import Config
 from .errors import HostError
 from .host import Host
@@ -24,6 +25,19 @@ SILENCE = 60.0  # seconds without a byte after which a host is given up: its hea
 TIMEOUT = httpx2.Timeout(SILENCE, connect=CONNECT)
 NO_LIMITS = httpx2.Limits(max_connections=None)  # each call that is followed has a connection
 TRIES = 30  # that many times, a second apart, a stream of events is taken up again before the host is given up
+
+
+class Bearer(httpx2.Auth):
+    """A token for each request, made when it is sent: those of the command line are good for a minute only."""
+
+    def __init__(self, make: Callable[[], str | None]) -> None:
+        self._make = make
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """The request with the token, if there is one."""
+        if token := self._make():
+            request.headers["Authorization"] = f"Bearer {token}"
+        yield request
 
 
 class Client:
@@ -76,35 +90,41 @@ class Client:
 
 
 @asynccontextmanager
-async def attach(config: Config | None, url: str | None) -> AsyncIterator[Client]:
-    """A client of the host at `url`; without one, of the host that serves this root, or of the journal on disk."""
+async def attach(config: Config | None, url: str | None, token: str | None = None) -> AsyncIterator[Client]:
+    """A client of the host at `url`; without one, of the host that serves this root, or of the journal on disk.
+
+    It shows `token`. Without one it makes its own, if it can read the key in the state folder; a host at a `url`, which
+    may be anybody's, is shown none.
+    """
     if url is not None:
-        async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=NO_LIMITS) as http:
+        auth = Bearer(lambda: token)
+        async with httpx2.AsyncClient(base_url=url, auth=auth, timeout=TIMEOUT, limits=NO_LIMITS) as http:
             yield Client(http, live=True)
         return
     assert config is not None
     known = find(config.server.state)
     if known is not None and known.is_alive:
-        async with _nearby(known.url) as http:
+        async with _nearby(known.url, Bearer(lambda: token or operator_token(config))) as http:
             if await _is_host(http):
                 yield Client(http, live=True)
                 return
     async with Host(config, watch=False, durable=True, dispatch=False) as host:
         transport = httpx2.ASGITransport(App(host))
         host.stopping = True  # nothing moves here: nobody is to wait for news
-        async with httpx2.AsyncClient(base_url="http://journal", transport=transport) as http:
+        auth = Bearer(host.authority.operator_token)  # who can read the journal may as well see what is in it
+        async with httpx2.AsyncClient(base_url="http://journal", auth=auth, transport=transport) as http:
             yield Client(http, live=False)
 
 
-def _nearby(url: str) -> httpx2.AsyncClient:
+def _nearby(url: str, auth: Bearer) -> httpx2.AsyncClient:
     """A client of a host of this machine: no proxy is between, and the certificate is for another name."""
-    return httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=NO_LIMITS, trust_env=False, verify=False)
+    return httpx2.AsyncClient(base_url=url, auth=auth, timeout=TIMEOUT, limits=NO_LIMITS, trust_env=False, verify=False)
 
 
 async def _is_host(http: httpx2.AsyncClient) -> bool:
     """Whether a host answers: where one was killed, nobody does, or a stranger."""
     try:
-        answer = await http.get("/healthz", timeout=CONNECT)
+        answer = await http.get("/healthz", auth=None, timeout=CONNECT)
     except httpx2.TransportError:
         return False
     return answer.status_code == 200 and "x-call-id" in answer.headers

@@ -56,14 +56,15 @@ async def run(
     """
     started = monotonic()
     exchange.follower = follower
+    limit = limit_of(call, settings)
     try:
-        with exchange, anyio.fail_after(settings.async_timeout):
+        with exchange, anyio.fail_after(limit):
             result = await exchange.result()
             body = await _whole(exchange, result, settings.max_response)
     except TimeoutError as error:
         if exchange.channel is None:
             raise Postponed(BACK_SOON, NoFreeWorker()) from error
-        late = FunctionTimeout(f"`{call.space}/{call.name}` did not end within {settings.async_timeout:g} s")
+        late = FunctionTimeout(f"`{call.space}/{call.name}` did not end within {limit:g} s")
         return failure(late, monotonic() - started)
     except Draining as error:
         raise Cut from error
@@ -111,9 +112,14 @@ def next_attempt(retry: Retry, outcome: Outcome, attempt: int, now: float) -> fl
     return now + random.uniform(0, most)
 
 
+def limit_of(call: Call, settings: FunctionSettings) -> float:
+    """Seconds that one attempt may take: the call's own limit, or its function's `async_timeout`."""
+    return settings.async_timeout if call.timeout is None else call.timeout
+
+
 def fit(call: Call, attempt: int, settings: FunctionSettings) -> Call:
     """The call as its worker is to see it."""
-    return msgspec.structs.replace(call, attempt=attempt, timeout=settings.async_timeout)
+    return msgspec.structs.replace(call, attempt=attempt, timeout=limit_of(call, settings))
 
 
 def _header(headers: bytes, name: bytes) -> str:

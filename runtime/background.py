@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from .callbacks import Again, Callbacks, Dead, Delivered
-from .calls import Call, CallIds, Delivery, Status, Submission
+from .calls import Call, CallIds, Delivery, Outcome, Status, Submission
 from .config import Config
 from .deliveries import Deliveries
 from .dispatcher import Dispatcher
@@ -103,9 +103,9 @@ class Background:
                 submission = msgspec.structs.replace(submission, call=self._renumbered(submission.call))
         return await self._dispatcher.accept(submission, function)
 
-    async def cancel(self, id: int) -> Status | None:
-        """Cancel a call, wherever it is; its status then."""
-        status = await self.journal.cancel(id)
+    async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
+        """Cancel a call, wherever it is; its status then. `outcome`: see `Journal.cancel`."""
+        status = await self.journal.cancel(id, outcome)
         if status is Status.RUNNING:
             self._dispatcher.cancel(id)
         return status

@@ -18,6 +18,9 @@ SEQUENCE_BITS = 11  # 42 bits of milliseconds and these make 53, the integers JS
 
 Headers = list[tuple[bytes, bytes]]
 
+# What calls come by: the dialects, `http` being our own, and what calls without being asked.
+TRIGGERS = ("http", "kernel", "cognite", "nyckel", "schedule", "rerun", "training")
+
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One request to run a function.
@@ -86,7 +89,7 @@ class CallbackState(StrEnum):
 class Submission(msgspec.Struct, frozen=True):
     """A call to be recorded and run, and what its caller wants besides.
 
-    `trigger`: `http`, `schedule` or `rerun`. `run_at`: seconds since the epoch; None is now. Calls of higher
+    `trigger`: one of TRIGGERS. `run_at`: seconds since the epoch; None is now. Calls of higher
     `priority` (-100 to 100) start first.
     """
 

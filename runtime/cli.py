@@ -137,7 +137,7 @@ def _lines(functions: list[Function], settings: Config, url: str = "") -> list[s
         (
             f"  {function.label}",
             f"{url}/spaces/{function.space}/functions/{function.name}/invoke",
-            f"{function.kind.replace('_', ' ')} handle({', '.join(function.takes)})",
+            f"{function.kind.replace('_', ' ')} {function.target or 'handle'}({', '.join(function.takes)})",
             f"{_relative(function.path, settings.root)}:{function.line}",
         )
         for function in functions

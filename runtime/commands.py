@@ -38,6 +38,7 @@ def add_commands(commands: Any) -> None:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--url", help="the host to ask (default: the one that serves ROOT, else the journal on disk)")
     where.add_argument("--root", default=".", help="the folder that holds functions/ (default: here)")
+    where.add_argument("--token", help="what to show that host (default: SPACES_TOKEN, else the key of ROOT will do)")
     calls = commands.add_parser("calls", help="list, show, cancel, rerun submitted calls")
     actions = calls.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[where], help="list calls, the newest first")
@@ -98,10 +99,12 @@ def run_command(arguments: argparse.Namespace) -> int:
     settings = None if arguments.url else config.load(Path(arguments.root), environ=os.environ)
     command = ACTIONS[arguments.action] if arguments.command == "calls" else _logs
 
+    token = arguments.token or os.environ.get("SPACES_TOKEN") or None
+
     from .attach import attach  # not at the top: other commands do without its HTTP client
 
     async def attached() -> int:
-        async with attach(settings, arguments.url) as client:
+        async with attach(settings, arguments.url, token) as client:
             return await command(arguments, client)
 
     try:

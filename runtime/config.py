@@ -16,15 +16,20 @@ from typing import Any, Literal
 
 import msgspec
 
+from runtime import credentials
 from runtime import toml_reader as toml
+from runtime.credentials import Client, Issuer, Key, Subject, Token
 from runtime.errors import ConfigError
 from runtime.schedules import Schedule
 from runtime.settings import FunctionSettings, Retry, merge, setting_readers
 
 _ENVIRONMENT = {"SPACES_BIND": "bind", "SPACES_ENGINE": "engine", "SPACES_STATE": "state"}
+TRAINED = "trained"  # the space of the functions that are created through an API, and trained here
+_PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 
 __all__: Sequence[str] = (
+    "TRAINED",
     "Config",
     "FunctionSettings",
     "Retry",
@@ -35,6 +40,7 @@ __all__: Sequence[str] = (
     "load",
     "parse_bind",
     "reload",
+    "with_trained",
 )
 
 
@@ -50,6 +56,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     access_log: bool = False
     max_zygotes: int = 256
+    kernel_attach: bool = True
+    tokens: tuple[Token, ...] = ()
+    token_key: Key | None = None
+    token_life: float = 3600.0
+    issuer: Issuer | None = None
+    projects: tuple[str, ...] = ()
 
 
 class SpaceSettings(msgspec.Struct, frozen=True):
@@ -58,6 +70,9 @@ class SpaceSettings(msgspec.Struct, frozen=True):
     path: Path
     settings: FunctionSettings
     functions: dict[str, FunctionSettings]
+    tokens: tuple[Token, ...] = ()
+    clients: tuple[Client, ...] = ()
+    subjects: tuple[Subject, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -86,6 +101,19 @@ class Config(msgspec.Struct, frozen=True):
         known = self.spaces.get(space)
         return known.path if known else self.functions_dir / space
 
+    @property
+    def homes(self) -> dict[str, Path]:
+        """The folder of every space that is configured; not that of trained functions until there are some."""
+        later = self.server.state / TRAINED
+        return {name: one.path for name, one in self.spaces.items() if one.path != later or later.is_dir()}
+
+    @property
+    def trained_dir(self) -> Path | None:
+        """The folder for trained functions; None where a folder of the user's own is the space of that name."""
+        ours, theirs = self.server.state / TRAINED, self.functions_dir / TRAINED
+        given = self.spaces[TRAINED].path if TRAINED in self.spaces else theirs
+        return None if given not in (ours, theirs) or theirs.is_dir() else ours
+
 
 def load(root: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
     """Read ROOT/spaces.toml, where there is one, and what `environ` sets instead.
@@ -110,12 +138,24 @@ def load(root: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
         )
     document.refuse_problems()
     overrides = {variable: environ[variable] for variable in _ENVIRONMENT if environ.get(variable)}
-    return Config(document.root, document.root / "spaces.toml", functions_dir, server, defaults, spaces, overrides)
+    file = document.root / "spaces.toml"
+    return with_trained(Config(document.root, file, functions_dir, server, defaults, spaces, overrides))
 
 
 def reload(config: Config) -> Config:
     """The same ROOT as it is now. Raises ConfigError."""
     return load(config.root, environ={**os.environ, **config.overrides})
+
+
+def with_trained(config: Config) -> Config:
+    """The same with the space of trained functions, once there are some, or something is set for them."""
+    folder, given = config.trained_dir, config.spaces.get(TRAINED)
+    if folder is None or (given is None and not folder.is_dir()):
+        return config
+    space = given or SpaceSettings(path=folder, settings=config.defaults, functions={})
+    return msgspec.structs.replace(
+        config, spaces={**config.spaces, TRAINED: msgspec.structs.replace(space, path=folder)}
+    )
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -157,6 +197,14 @@ def _is_address(text: str, kind: Callable[[str], object]) -> bool:
     return True
 
 
+def _projects(raw: Any) -> tuple[str, ...]:
+    names = toml.strings('names of projects such as ["main"]', raw)
+    for name in names:
+        if not _PROJECT.fullmatch(name):
+            raise ValueError(f"{toml.shown(name)} is no name of a project; use letters, digits, - and _, at most 64")
+    return tuple(names)
+
+
 def _bind(raw: Any) -> str:
     text = toml.string(raw)
     try:
@@ -171,7 +219,8 @@ _HOMES = {
     **dict.fromkeys(FunctionSettings.__struct_fields__, "[defaults], [spaces.NAME] or [spaces.NAME.functions.NAME]"),
     **dict.fromkeys(("keep_for", "keep_calls"), "[defaults] or [spaces.NAME]"),
     "schedule": "[spaces.NAME.functions.NAME]",
-    "path": "[spaces.NAME]",
+    **dict.fromkeys(("path", "clients", "subjects"), "[spaces.NAME]"),
+    "tokens": "[server] or [spaces.NAME]",
 }
 
 
@@ -186,6 +235,12 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
         "drain_timeout": partial(toml.duration, zero=True),
         "access_log": toml.boolean,
         "max_zygotes": partial(toml.integer, 1),
+        "kernel_attach": toml.boolean,
+        "tokens": partial(credentials.server_tokens, document),
+        "token_key": partial(credentials.token_key, document),
+        "token_life": toml.duration,
+        "issuer": partial(credentials.issuer, document),
+        "projects": _projects,
     }
     values = {"state": document.root / ".spaces", **document.values(("server",), table, readers)}
     for variable, key in _ENVIRONMENT.items():
@@ -207,8 +262,15 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
 
 def _read_space(document: toml.Document, name: str, table: dict[str, Any], defaults: FunctionSettings) -> SpaceSettings:
     at = ("spaces", name)
-    own: toml.Readers = {"path": document.path, "functions": toml.table_of}
+    own: toml.Readers = {
+        "path": document.path,
+        "functions": toml.table_of,
+        "tokens": partial(credentials.tokens, document, at),
+        "clients": partial(credentials.clients, document, at),
+        "subjects": partial(credentials.subjects, document, at),
+    }
     values = document.values(at, table, {**setting_readers(document, at), **own})
+    access = {key: values.pop(key) for key in ("tokens", "clients", "subjects") if key in values}
     path = values.pop("path", document.root / "functions" / name)
     if "path" in table and not os.path.isdir(path):
         document.problem((*at, "path"), f"`path` in [spaces.{name}]: there is no folder {toml.shown(str(path))}")
@@ -218,7 +280,7 @@ def _read_space(document: toml.Document, name: str, table: dict[str, Any], defau
         function: _read_settings(document, (*at, "functions", function), function_table, settings)
         for function, function_table in document.named((*at, "functions"), tables)
     }
-    return SpaceSettings(path, settings, functions)
+    return SpaceSettings(path, settings, functions, **access)
 
 
 def _read_settings(

@@ -5,6 +5,9 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     HostError
     ├── CallerError          the request is at fault
     │   ├── BadRequest             400
+    │   ├── Unauthorized           401
+    │   │   └── InvalidClient      401
+    │   ├── Forbidden              403
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── Conflict               409
@@ -15,6 +18,7 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     ├── CapacityError        not now, try again
     │   ├── Overloaded             429
     │   ├── NoFreeWorker           503
+    │   ├── IssuerUnreachable      503
     │   └── Draining               503
     ├── FunctionError        the handler file or its code is at fault
     │   ├── LoadFailed             503
@@ -28,6 +32,7 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   └── Interrupted            503
     ├── Cancelled                409
     ├── JournalError             503
+    ├── RecordsError             503
     └── ConfigError          refused at start
 
 A class's docstring is its default message.
@@ -70,6 +75,26 @@ class CallerError(HostError):
 
 class BadRequest(CallerError):
     """The request is malformed."""
+
+
+class Unauthorized(CallerError):
+    """No token provided."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class InvalidClient(Unauthorized):
+    """There is no client with this id and this secret."""
+
+    code = "invalid_client"
+
+
+class Forbidden(CallerError):
+    """Unauthorized: the token is valid, and not for this."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(CallerError):
@@ -139,6 +164,12 @@ class NoFreeWorker(CapacityError):
     """No worker became free before the call's deadline."""
 
     code = "no_free_worker"
+
+
+class IssuerUnreachable(CapacityError):
+    """The issuer of this token cannot be asked for its keys now."""
+
+    code = "issuer_unreachable"
 
 
 class Draining(CapacityError):
@@ -232,6 +263,14 @@ class JournalError(HostError):
 
     status = 503
     code = "journal_error"
+    retryable = True
+
+
+class RecordsError(HostError):
+    """What was created through the API cannot be read or written now."""
+
+    status = 503
+    code = "records_error"
     retryable = True
 
 

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, time
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import anyio
@@ -31,18 +32,27 @@ GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that t
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
 RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
 KILL_WAIT = 5.0  # seconds after which a killed process is given up
+NOTHING: Mapping[str, str] = MappingProxyType({})
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
 log = logging.getLogger("spaces.worker")
 
 
-def specification(function: Function, snapshot: Snapshot, *, debug: bool) -> dict[str, Any]:
-    """What a zygote is told of a function: the JSON that `worker/zygote.py` reads."""
+def specification(
+    function: Function, snapshot: Snapshot, *, environment: Mapping[str, str] = NOTHING, debug: bool
+) -> dict[str, Any]:
+    """What a zygote is told of a function: the JSON that `worker/zygote.py` reads.
+
+    `environment` is the host's; where the settings have a variable of the same name, that one is passed.
+    """
     settings = function.settings
     return {
         "space": function.space,
         "name": function.name,
         "function_id": function.id,
+        "convention": snapshot.entrypoint.convention,
+        "target": snapshot.entrypoint.target,
+        "app": snapshot.entrypoint.app,
         "entry": snapshot.entry,
         "folder": snapshot.folder,
         "search": snapshot.search,
@@ -50,7 +60,7 @@ def specification(function: Function, snapshot: Snapshot, *, debug: bool) -> dic
             [module.name, module.path, module.code.decode("latin-1"), module.package, module.late]
             for module in snapshot.modules
         ],
-        "env": passed_environment(settings.env),
+        "env": passed_environment({**environment, **settings.env}),
         "secrets": settings.secrets,
         "memory": settings.memory,
         "open_files": OPEN_FILES,
@@ -86,11 +96,13 @@ class Generation:
         spawner: Spawner,
         on_line: Callable[[str], None],
         *,
+        environment: Mapping[str, str] = NOTHING,
         debug: bool,
     ) -> Generation:
         """Import the sources in a process of their own; LoadFailed when that does not work."""
         try:
-            zygote = Zygote(spawner, specification(function, snapshot, debug=debug), on_line)
+            told = specification(function, snapshot, environment=environment, debug=debug)
+            zygote = Zygote(spawner, told, on_line)
             try:
                 loaded = await zygote.load(function.settings.load_timeout)
             except BaseException:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ import anyio.to_thread
 import msgspec
 
 from . import telemetry
+from .authority import Access, Authority
 from .background import Background
-from .calls import SEQUENCE_BITS, Call, CallIds, Status, Submission, function_id
-from .config import Config
+from .calls import SEQUENCE_BITS, Call, CallIds, Entry, Outcome, Status, Submission, function_id
+from .config import Config, with_trained
 from .errors import ConfigError, Draining, HostError, JournalError, LoadFailed
 from .exchange import Exchange
 from .journal import Journal, Receipt
@@ -34,33 +36,15 @@ from .pools import Pools
 from .registry import Function, Registry
 from .search import Hint
 from .spawner import Spawner
+from .status import FunctionStatus, describe, relative, status_of
 from .tasks import Tasks
+from .timetable import Timetable
+from .training import Training
 
+LOOK = 1.0  # seconds after which the journal is read again: another host may have written
 EAGER = 50  # in dev, so many changed functions at once are loaded before anybody calls them
 
 log = logging.getLogger("spaces.host")
-
-
-class FunctionStatus(msgspec.Struct, frozen=True):
-    """What GET /spaces/{space}/functions/{name} shows.
-
-    `state`: `cold` (not loaded; the first call loads it), `loading`, `ready`, or `failed` (its files
-    cannot be loaded, and there is no earlier generation that serves).
-    """
-
-    space: str
-    name: str
-    id: int
-    file: str
-    line: int
-    kind: str
-    takes: tuple[str, ...]
-    state: str
-    generation: str | None
-    workers: int
-    busy: int
-    waiting: int
-    load_error: dict[str, Any] | None
 
 
 class Host:
@@ -87,6 +71,11 @@ class Host:
         self.ids = CallIds(first=random.randrange(1 << SEQUENCE_BITS))
         self.started_at = time.time()
         self.bound_to_loopback = False  # callbacks may go to this machine only from where nobody else can call
+        self.exposed = False  # whoever started it says that it may be open to all who reach it
+        self.url = ""  # where it is reached, as its functions are told
+        self.authority = Authority(lambda: self.config, open=lambda: self.bound_to_loopback or self.exposed)
+        self.received: Counter[str] = Counter()  # calls, by what they came by
+        self.timetable = Timetable(config.server.state)  # schedules that clients have created
         self.on_change: list[Callable[[], None]] = []  # called when functions or their settings may be others
         self._watch = watch
         self._runs = dispatch  # or else calls are only looked up
@@ -94,6 +83,8 @@ class Host:
         self._spawner = Spawner()
         self._tasks = anyio.create_task_group()
         self._background = self._make_background(dispatch) if durable else None
+        self.training = Training(self)
+        self._turn = anyio.Lock()  # of those who take up changes
 
     def _make_background(self, dispatch: bool) -> Background:
         return Background(
@@ -116,6 +107,7 @@ class Host:
             Tasks(self._tasks),
             self._printed,
             max_zygotes=self.config.server.max_zygotes,
+            environment=self._environment,
             debug=self.debug,
         )
         self._tasks.start_soon(self._pools.tidy)
@@ -125,6 +117,8 @@ class Host:
             self._warm_configured()
         if self._background is not None:
             await self._background.__aenter__()
+        if self._background is not None and self._runs:
+            self.training.start(Tasks(self._tasks))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -136,13 +130,29 @@ class Host:
             self._tasks.cancel_scope.cancel()
             await self._tasks.__aexit__(None, None, None)
         finally:
+            await self.training.close()
             await self._spawner.__aexit__()
+            await self.timetable.close()
+
+    # Who may what.
+
+    async def identify(self, credential: str | None) -> Access:
+        """Who asks, before it is known for which space; Unauthorized."""
+        return await self.authority.identify(credential)
+
+    async def authorize(self, scope: str, space: str | None, name: str | None, credential: str | None) -> None:
+        """Whether who asks may do this there, everywhere where no space is named; Unauthorized, Forbidden."""
+        await self.authority.authorize(scope, space, name, credential)
 
     # Calls.
 
     def lookup(self, space: str, name: str) -> Function:
         """The function at this address; NotFound."""
         return self.registry.lookup(space, name)
+
+    def find(self, id: int) -> Function:
+        """The function with this number; NotFound."""
+        return self.registry.find(id)
 
     def invoke(self, call: Call) -> Exchange:
         """Run a call now: enter the exchange, await its result. Raises CapacityError and NotFound at once."""
@@ -155,11 +165,29 @@ class Host:
         if self.draining:
             raise Draining
         call = submission.call
-        return await self._durable.submit(submission, self.registry.lookup(call.space, call.name))
+        receipt = await self._durable.submit(submission, self.registry.lookup(call.space, call.name))
+        if not receipt.repeated:
+            self.received[submission.trigger] += 1
+        return receipt
 
-    async def cancel(self, id: int) -> Status | None:
-        """Cancel a submitted call, also a running one; its status then, None where there is no such call."""
-        return await self._durable.cancel(id)
+    async def wait(self, id: int, seconds: float) -> Entry | None:
+        """A submitted call once it is over, or as it is then; None where there is no such call."""
+        journal, deadline = self.journal, anyio.current_time() + seconds
+        entry = await journal.get(id)
+        while entry is not None and not entry.status.is_final and not self.stopping:
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                break
+            await journal.changed(id, min(left, LOOK))
+            entry = await journal.get(id) or entry
+        return entry
+
+    async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
+        """Cancel a submitted call, also a running one; its status then, None where there is no such call.
+
+        `outcome`: what is kept as what came of it.
+        """
+        return await self._durable.cancel(id, outcome)
 
     async def rerun(self, id: int) -> Receipt:
         """Submit the request of an earlier call as a new one; NotFound."""
@@ -198,34 +226,23 @@ class Host:
         """Fail every call that waits or runs with Draining; what runs is ended with its process."""
         self._pools.cut()
 
+    def _environment(self, function: Function) -> dict[str, str]:
+        """What a function's process is told of its host, so that the clients it makes come back here."""
+        if not self.url:
+            return {}
+        token = self.authority.function_token(function.space, function.name)
+        ours = {"SPACES_URL": self.url, "SPACES_TOKEN": token}
+        return {**ours, "KERNEL_BASE_URL": self.url, "KERNEL_API_KEY": token}
+
     # What is here.
 
     def status(self, function: Function) -> FunctionStatus:
         """A function and how it is doing."""
-        pool = self._pools.find(function)
-        current = pool.current if pool is not None else None
-        return FunctionStatus(
-            space=function.space,
-            name=function.name,
-            id=function.id,
-            file=self._relative(function.path),
-            line=function.line,
-            kind=current.loaded.kind if current else function.kind,
-            takes=current.loaded.takes if current else function.takes,
-            state=pool.state if pool is not None else "cold",
-            generation=current.snapshot.digest[:12] if current else None,
-            workers=len(current.workers) if current else 0,
-            busy=sum(worker.busy for worker in current.workers) if current else 0,
-            waiting=len(pool.waiting) if pool is not None else 0,
-            load_error=self.describe(pool.error) if pool is not None and pool.error else None,
-        )
+        return status_of(function, self._pools.find(function), self.config.root)
 
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         """A load error as it is shown: paths relative to ROOT."""
-        shown: dict[str, Any] = {"message": error.message.replace(f"{self.config.root}/", ""), **error.details}
-        if "file" in shown:
-            shown["file"] = self._relative(Path(shown["file"]))
-        return shown
+        return describe(error, self.config.root)
 
     def worded(self, error: HostError) -> HostError:
         """An error as clients see it: it names no files of this machine, or only below ROOT."""
@@ -250,7 +267,7 @@ class Host:
             for pool in self._pools
         ]
         counts = await self._background.counts() if self._background is not None else None
-        return telemetry.render(states, len(self.registry.functions), self.started_at, counts)
+        return telemetry.render(states, len(self.registry.functions), self.started_at, counts, self.received)
 
     async def load(self, function: Function) -> LoadFailed | None:
         """Load a function now, as its first call would; the error, if it cannot be loaded."""
@@ -295,11 +312,24 @@ class Host:
                 takes=found.takes,
                 digest=found.digest,
                 settings=settings,
+                convention=found.convention,
+                target=found.target,
+                app=found.app,
             )
         return Registry(spaces=catalog.spaces, functions=functions)
 
     async def _follow_changes(self) -> None:
         async for paths in self._loader.watch():
+            await self._take_up(paths)
+
+    async def written(self, path: Path) -> None:
+        """Take up a file of a trained function, which the host itself has written: it is served when this returns."""
+        self.config = with_trained(self.config)
+        await anyio.to_thread.run_sync(self._loader.configure, self.config)
+        await self._take_up(frozenset([path]))
+
+    async def _take_up(self, paths: frozenset[Path]) -> None:
+        async with self._turn:
             before, hints = self.registry, self.hints
             everything = self.config.functions_dir in paths
             if self.config.file in paths:
@@ -317,9 +347,11 @@ class Host:
         except ConfigError as error:
             log.error("%s\n(the settings before go on)", error.message)
             return
-        if config.server != self.config.server:
-            log.warning("spaces.toml: changes in [server] take effect at the next start")
-        self.config = msgspec.structs.replace(config, server=self.config.server)
+        who = {"tokens": config.server.tokens, "issuer": config.server.issuer}  # who may what holds at once
+        server = msgspec.structs.replace(self.config.server, **who)
+        if config.server != server:
+            log.warning("spaces.toml: changes in [server] take effect at the next start, but for tokens and issuer")
+        self.config = msgspec.structs.replace(config, server=server)
         await anyio.to_thread.run_sync(self._loader.configure, self.config)
         log.info("spaces.toml loaded")
 
@@ -329,7 +361,7 @@ class Host:
             log.info("%s removed", old[key].label)
         touched = []
         for key in new.keys() - old.keys():
-            log.info("%s added (%s)", new[key].label, self._relative(new[key].path))
+            log.info("%s added (%s)", new[key].label, relative(new[key].path, self.config.root))
             touched.append(new[key])
         touched += [new[key] for key in new.keys() & old.keys() if new[key].digest != old[key].digest]
         if self.debug:  # who edits a file wants to hear of its mistakes before the next call
@@ -340,7 +372,7 @@ class Host:
     def _report_hints(self, before: Collection[Hint]) -> None:
         for hint in self.hints:
             if hint.important and hint not in before:
-                log.warning("%s: %s", self._relative(hint.path), hint.message)
+                log.warning("%s: %s", relative(hint.path, self.config.root), hint.message)
 
     def _warm_configured(self) -> None:
         for function in self._with_min_workers(self.registry.functions.values()):
@@ -348,9 +380,6 @@ class Host:
 
     def _with_min_workers(self, functions: Iterable[Function]) -> Sequence[Function]:
         return [function for function in functions if function.settings.min_workers]
-
-    def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self.config.root)) if path.is_relative_to(self.config.root) else str(path)
 
     # Output of handlers.
 

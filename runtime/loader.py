@@ -79,7 +79,9 @@ class Loader:
         """The sources of a function as they are now. Blocking. LoadFailed where there are none to be had."""
         folder = self._config.space_path(space)
         await_git([folder], _sleep)
-        snapshot = snapshots.take(space, name, str(folder))
+        findings = self._spaces.get(space)
+        found = findings.functions.get(name) if findings is not None else None
+        snapshot = snapshots.take(space, name, str(folder), found.known if found is not None else None)
         self._follow(snapshot, ())
         return snapshot
 
@@ -92,9 +94,8 @@ class Loader:
         await_git([folder], _sleep)
         if extras:
             self._follow(snapshot, extras)
-        return snapshots.digest_now(snapshot.space, snapshot.name, str(folder)) != snapshot.digest or any(
-            snapshots.file_digest(path) != digest for path, digest in extras.items()
-        )
+        now = snapshots.digest_now(snapshot.space, snapshot.name, str(folder), snapshot.known)
+        return now != snapshot.digest or any(snapshots.file_digest(path) != digest for path, digest in extras.items())
 
     def reconfigured(self) -> Config:
         """What spaces.toml says now, for `configure`. Blocking. ConfigError."""
@@ -149,7 +150,7 @@ class Loader:
     def _trees(self) -> list[Path]:
         """The folders to watch: not those of spaces that are in the functions folder."""
         inside = self._config.functions_dir
-        others = {space.path for space in self._config.spaces.values()}
+        others = set(self._config.homes.values())
         return [inside, *sorted(path for path in others if not path.is_relative_to(inside))]
 
     def _functions(self) -> set[tuple[str, str]]:
@@ -157,19 +158,19 @@ class Loader:
 
     def _look(self, spaces: Collection[str] | None) -> None:
         """Search the folders of these spaces, and of all that are new, again."""
-        before = self._spaces
+        before, after = self._spaces, dict[str, Findings]()
         self._hints = []
-        self._spaces = {}
         for name, folder in self._homes().items():
             known = before.get(name)
             if known is None or known.folder != folder or spaces is None or name in spaces:
                 known = Search(name, folder, known if known and known.folder == folder else Findings(folder)).run()
-            self._spaces[name] = known
+            after[name] = known
             self._links.note(name, links.met(known.links, folder))
+        self._spaces = after
 
     def _homes(self) -> dict[str, str]:
         """The folder of every space: those that spaces.toml names, then the others in the functions folder."""
-        homes = {name: str(space.path) for name, space in self._config.spaces.items()}
+        homes = {name: str(path) for name, path in self._config.homes.items()}
         try:
             entries = sorted(os.scandir(self._config.functions_dir), key=lambda entry: entry.name)
         except FileNotFoundError:

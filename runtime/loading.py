@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Protocol
@@ -18,8 +18,9 @@ import anyio
 import anyio.to_thread
 
 from .errors import LoadFailed, NotFound
-from .generation import FRAME, Generation
+from .generation import FRAME, NOTHING, Generation
 from .pool import Pool
+from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Spawner
 
@@ -46,12 +47,20 @@ class Loading:
     """
 
     def __init__(
-        self, pool: Pool, sources: Sources, spawner: Spawner, limiter: anyio.CapacityLimiter, *, debug: bool
+        self,
+        pool: Pool,
+        sources: Sources,
+        spawner: Spawner,
+        limiter: anyio.CapacityLimiter,
+        *,
+        environment: Callable[[Function], Mapping[str, str]] = lambda function: NOTHING,
+        debug: bool,
     ) -> None:
         self.pool = pool
         self._sources = sources
         self._spawner = spawner
         self._limiter = limiter
+        self._environment = environment
         self._debug = debug
         self._dirty = False  # files may have changed since they were last read
         self._closed = False
@@ -127,7 +136,12 @@ class Loading:
             self._importing = snapshot
             async with self._turn():
                 generation = await Generation.load(
-                    pool.function, snapshot, self._spawner, self._print, debug=self._debug
+                    pool.function,
+                    snapshot,
+                    self._spawner,
+                    self._print,
+                    environment=self._environment(pool.function),
+                    debug=self._debug,
                 )
         except LoadFailed as error:
             if fresh and not last and self._importing is not None and await self._moved_on(self._importing, {}):

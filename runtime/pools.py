@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -15,8 +15,10 @@ import anyio.abc
 
 from .calls import Call
 from .deadlines import Deadlines
+from .entrypoints import FILES
 from .errors import Draining
 from .exchange import Exchange
+from .generation import NOTHING
 from .loading import Loading, Sources
 from .pool import OnOutput, Pool
 from .registry import Function, Registry
@@ -39,6 +41,7 @@ class Pools:
         on_output: OnOutput,
         *,
         max_zygotes: int,
+        environment: Callable[[Function], Mapping[str, str]] = lambda function: NOTHING,
         debug: bool,
     ) -> None:
         self._sources = sources
@@ -46,6 +49,7 @@ class Pools:
         self._tasks = tasks
         self._on_output = on_output
         self._max_zygotes = max_zygotes
+        self._environment = environment
         self._debug = debug
         self._limiter = anyio.CapacityLimiter(LOADS_AT_ONCE)
         self._loadings: dict[int, Loading] = {}
@@ -133,7 +137,9 @@ class Pools:
 
     def _make(self, function: Function) -> Loading:
         pool = Pool(function, self._tasks, self._deadlines, lambda _: loading.need(), self._on_output)
-        loading = Loading(pool, self._sources, self._spawner, self._limiter, debug=self._debug)
+        loading = Loading(
+            pool, self._sources, self._spawner, self._limiter, environment=self._environment, debug=self._debug
+        )
         self._loadings[function.id] = loading
         return loading
 
@@ -151,7 +157,7 @@ def _concerns(pool: Pool, paths: Iterable[str]) -> bool:
     """Whether a change of these files or folders may concern what the pool has loaded, or failed to load."""
     if pool.current is None or pool.error is not None:
         entry = pool.function.path
-        home = entry.parent.parent if entry.name == "handler.py" else entry.parent
+        home = entry.parent.parent if entry.name in FILES else entry.parent
         return any(_is_below(path, str(home)) for path in paths)
     snapshot = pool.current.snapshot
     known = snapshot.files | pool.current.loaded.extras.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,11 @@ from .errors import NotFound
 
 
 class Function(msgspec.Struct, frozen=True):
-    """One function on disk. `digest` is the hash of its entry file, `kind` and `takes` are read, not run."""
+    """One function on disk. `digest` is the hash of its entry file, `kind` and `takes` are read, not run.
+
+    `convention` is whose kind of handler it is, `target` its name in the file where it has one of its own, and
+    `app` its Kernel app: see `entrypoints.Entrypoint`.
+    """
 
     id: int
     space: str
@@ -23,13 +28,16 @@ class Function(msgspec.Struct, frozen=True):
     takes: tuple[str, ...]
     digest: str
     settings: FunctionSettings
+    convention: str = "handle"
+    target: str = ""
+    app: str = ""
 
     @property
     def label(self) -> str:
         return f"{self.space}/{self.name}"
 
 
-class Registry(msgspec.Struct, frozen=True):
+class Registry(msgspec.Struct, frozen=True, dict=True):
     """The lookup table."""
 
     spaces: tuple[str, ...] = ()
@@ -44,9 +52,20 @@ class Registry(msgspec.Struct, frozen=True):
             raise NotFound(f"there is no space `{space}` here", details={"space": space})
         raise NotFound(f"there is no function `{name}` in space `{space}`", details={"space": space, "function": name})
 
+    def find(self, id: int) -> Function:
+        """The function with this number; NotFound."""
+        function = self._numbered.get(id)
+        if function is None:
+            raise NotFound(f"there is no function {id} here", details={"function": id})
+        return function
+
     def in_space(self, space: str) -> Collection[Function]:
         """The space's functions by name; NotFound when there is no such space."""
         if space not in self.spaces:
             raise NotFound(f"there is no space `{space}` here", details={"space": space})
         found = [function for key, function in self.functions.items() if key[0] == space]
         return sorted(found, key=lambda function: function.name)
+
+    @cached_property
+    def _numbered(self) -> Mapping[int, Function]:
+        return {function.id: function for function in self.functions.values()}

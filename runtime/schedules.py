@@ -113,7 +113,7 @@ def _read_one(document: toml.Document, at: KeyPath, raw: Any) -> Schedule | None
     if "cron" not in table:
         raise ValueError("a schedule needs `cron`")
     readers: toml.Readers = {
-        "cron": _cron,
+        "cron": read_cron,
         "timezone": _timezone,
         "data": _json,
         "callback": partial(_callback, document),
@@ -134,8 +134,8 @@ def _identified(at: KeyPath, schedule: Schedule, others: list[Schedule]) -> Sche
     return msgspec.structs.replace(schedule, id=(int.from_bytes(digest, "big") >> SEQUENCE_BITS) or 1)
 
 
-def _cron(raw: Any) -> str:
-    """A cron expression of five fields, in upper case and with single spaces."""
+def read_cron(raw: Any) -> str:
+    """A cron expression of five fields, in upper case and with single spaces; ValueError says what is wrong with it."""
     text = toml.string(raw)
     expression = _NAMED.get(text.lower(), " ".join(text.upper().split()))
     if len(expression) > _LONGEST or expression.count(" ") != 4:

@@ -20,10 +20,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import hypercorn.asyncio
 import hypercorn.config
 
 from .app import App
+from .authority import is_guarded
 from .config import Config, ServerSettings, is_loopback, parse_bind
 from .errors import ConfigError
 from .host import Host
@@ -43,12 +45,16 @@ Engine = Callable[[App, ServerSettings, socket.socket, anyio.Event], Coroutine[A
 
 
 def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
-    """The listening socket; ConfigError when it cannot be had, or may not be had without `--open`."""
+    """The listening socket; ConfigError when it cannot be had, or may not be had.
+
+    `exposed`: it may be where other machines reach it, since there are tokens, or `--open` says so.
+    """
     host, port = parse_bind(settings.bind)
     if not exposed and not is_loopback(host):
         raise ConfigError(
             f"{settings.bind} can be reached from other machines, and there are no tokens: anybody who reaches "
-            "it could run these functions. Bind to 127.0.0.1, or say --open if something in front checks who calls"
+            "it could run these functions. Bind to 127.0.0.1, or set `tokens` in spaces.toml, or say --open if "
+            "something in front checks who calls"
         )
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -66,6 +72,7 @@ def require(settings: ServerSettings) -> None:
     for wanted, module, extra in (
         ('engine = "uvicorn"', "uvicorn" if settings.engine == "uvicorn" else None, "fast"),
         ("http3 = true", "aioquic" if settings.http3 else None, "h3"),
+        ("issuer", "cryptography" if settings.issuer else None, "oidc"),
     ):
         if module is not None and importlib.util.find_spec(module) is None:
             raise ConfigError(f'{wanted} needs an extra: pip install "spaces-runtime[{extra}]"')
@@ -88,9 +95,13 @@ async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[
     """Serve until told to end. `announce` is called once calls can be taken, with the address."""
     engine = ENGINES[config.server.engine]
     require(config.server)
-    with listen(config.server, exposed=exposed) as sock, told(config.server.state, url_of(sock, config.server)):
+    may_listen = exposed or is_guarded(config)
+    with listen(config.server, exposed=may_listen) as sock, told(config.server.state, url_of(sock, config.server)):
         host = Host(config, debug=dev, durable=True)
         host.bound_to_loopback = is_loopback(parse_bind(config.server.bind)[0])
+        host.exposed = exposed
+        host.url = url_of(sock, config.server)
+        await anyio.to_thread.run_sync(host.authority.prepare)
         async with host:
             calm_collector()
             stop, patience = anyio.Event(), anyio.CancelScope()

@@ -60,6 +60,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_for: float = 86400.0
     keep_calls: int = 100_000
     schedule: tuple[Schedule, ...] = ()
+    public: bool = False
+    input: Literal["Text", "Image", "Tabular"] = "Text"
+    output: Literal["Classification", "Tags"] = "Classification"
+    capture: bool = True
 
     def process_settings(self) -> tuple[object, ...]:
         """What a process has taken up at its start: equal for settings that can share one.
@@ -106,6 +110,10 @@ _READERS: toml.Readers = {
     "callback_max_wait": toml.duration,
     "keep_for": toml.duration,
     "keep_calls": partial(toml.integer, 0),
+    "public": toml.boolean,
+    "input": partial(toml.choice, ("Text", "Image", "Tabular")),
+    "output": partial(toml.choice, ("Classification", "Tags")),
+    "capture": toml.boolean,
 }
 _RETRY: toml.Readers = {
     "attempts": partial(toml.integer, 1),

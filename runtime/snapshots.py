@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator
 from errno import ENOENT
 from stat import S_ISREG
+from typing import NamedTuple
 
 import msgspec
 
-from runtime import sources
+from runtime import entrypoints, sources
+from runtime.entrypoints import FILES, MEANT, Entrypoint
 from runtime.errors import LoadFailed
 from runtime.stillness import QUIET, settle
 
@@ -26,6 +28,13 @@ MANY = 1000  # modules that a function may be given only because it could import
 _RACY = 2_000_000_000  # ns: a file that young could change again without its stamp showing it
 
 Stamp = tuple[int, int, int, int]
+
+
+class Known(NamedTuple):
+    """Where a function was found before, and as what: it need not be in a file of its name."""
+
+    path: str
+    entrypoint: Entrypoint
 
 
 class Module(msgspec.Struct, frozen=True):
@@ -44,7 +53,8 @@ class Module(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """The sources of one generation, as they all were on disk at one moment; `modules[0]` is the entry.
 
-    `folder` is the entry's own. `search` is what goes to the end of sys.path: that folder, then the space's.
+    `entrypoint` is the function in it. `folder` is the entry's own. `search` is what goes to the end of
+    sys.path: that folder, then the space's.
     `names` are the words in its imports.
     """
 
@@ -57,6 +67,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     digest: str
     files: frozenset[str]
     names: frozenset[str]
+    entrypoint: Entrypoint = Entrypoint(sources.Signature(1, "unknown", ()))
+
+    @property
+    def known(self) -> Known:
+        """Where to look for the function again."""
+        return Known(self.entry, self.entrypoint)
 
     def may_import(self, path: str, folder: str) -> bool:
         """Whether one of its imports may be of this file or folder in `folder`, going by names alone."""
@@ -64,7 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         return sources.ALL_BELOW in self.names or any(_stem(part) in self.names for part in inside)
 
 
-def take(space: str, name: str, folder: str) -> Snapshot:
+def take(space: str, name: str, folder: str, known: Known | None = None) -> Snapshot:
     """The sources of function `name` of the space in `folder`. LoadFailed where there are none to be had.
 
     Every file was read twice with the same result, so a change that was going on is in it as a whole or not
@@ -73,7 +89,7 @@ def take(space: str, name: str, folder: str) -> Snapshot:
     """
     for attempt in range(ATTEMPTS):
         try:
-            reading = _Reading(space, name, folder)
+            reading = _Reading(space, name, folder, known)
         except LoadFailed:
             if attempt >= PATIENCE:
                 raise
@@ -84,10 +100,10 @@ def take(space: str, name: str, folder: str) -> Snapshot:
     raise LoadFailed(f"{name} and what it imports kept changing while they were being read")
 
 
-def digest_now(space: str, name: str, folder: str) -> str | None:
+def digest_now(space: str, name: str, folder: str, known: Known | None = None) -> str | None:
     """The digest that a snapshot would have now, going by one reading; None where there is no function."""
     try:
-        return _Reading(space, name, folder).digest()
+        return _Reading(space, name, folder, known).digest()
     except LoadFailed:
         return None
 
@@ -116,21 +132,31 @@ def stamp(status: os.stat_result) -> Stamp | None:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
-def find_entry(name: str, folder: str) -> str:
-    """The file of function `name`: NAME.py if it has a `handle`, otherwise NAME/handler.py. LoadFailed."""
+def find_entry(name: str, folder: str, known: Known | None = None) -> Known:
+    """The file of function `name`: NAME.py, NAME/handler.py, or where it was found before. LoadFailed.
+
+    A file that cannot be parsed is still what it was known to be: importing it says what is wrong with it.
+    """
     plain = os.path.join(folder, f"{name}.py")
-    problem, details = f"{plain} was deleted", {}
-    for path in (plain, os.path.join(folder, name, "handler.py")):
+    before = known.path if known is not None else plain
+    problem, details = f"{before} was deleted", {}
+    for path in dict.fromkeys((plain, *(os.path.join(folder, name, leaf) for leaf in FILES), before)):
         try:
-            code, _ = read(path)
+            contents = entrypoints.read(read(path)[0])
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}"
         else:
-            if sources.signature(code) is not None:
-                return path
-            problem = "it has no `handle` any more; if it is to be no function, delete it or give it another name"
+            if known is not None and known.path == path and contents.broken:
+                return known
+            found = entrypoints.functions(path, folder, contents).get(name)
+            if found is not None:
+                return Known(path, found)
+            if path != before and os.path.basename(path) in FILES[1:]:
+                continue  # a module of this usual name
+            meant = MEANT[known.entrypoint.convention if known is not None and path == before else "handle"]
+            problem = f"it has no {meant} any more; if it is to be no function, delete it or give it another name"
         details = {"file": path, "line": 1}
     raise LoadFailed(problem, details=details)
 
@@ -138,10 +164,10 @@ def find_entry(name: str, folder: str) -> str:
 class _Reading:
     """One reading of a function's files, from the entry on."""
 
-    def __init__(self, space: str, name: str, folder: str) -> None:
+    def __init__(self, space: str, name: str, folder: str, known: Known | None) -> None:
         self.space, self.name, self.folder = space, name, folder
-        self.entry = find_entry(name, folder)
-        self.own = os.path.dirname(self.entry)
+        self.entry, self.entrypoint = find_entry(name, folder, known)
+        self.own, leaf = os.path.split(self.entry)
         self.modules: dict[str, Module] = {}
         self._states: dict[str, tuple[Stamp | None, str]] = {}
         self._todo: list[Module] = []
@@ -151,10 +177,9 @@ class _Reading:
         self.home = f"functions_.{space}" if taken else f"functions.{space}"
         self._folders = {self.home: folder}
         self._own_package = self.home
-        stem = name
         if self.own != folder:
-            self._own_package, stem = f"{self.home}.{name}", "handler"
-        if not self._take(f"{self._own_package}.{stem}", self.entry, late=True):
+            self._own_package = f"{self.home}.{os.path.basename(self.own)}"
+        if not self._take(f"{self._own_package}.{_stem(leaf)}", self.entry, late=True):
             raise LoadFailed(f"{self.entry} was deleted")
         if self.own != folder:
             self._folders[self._own_package] = self.own
@@ -176,6 +201,7 @@ class _Reading:
             digest=self.digest(),
             files=frozenset(self._states),
             names=frozenset(self.names),
+            entrypoint=self.entrypoint,
         )
 
     def digest(self) -> str:
@@ -289,16 +315,22 @@ def _stem(name: str) -> str:
     return name.removesuffix(".py")
 
 
-def _has_handle(path: str) -> bool:
+def _has_function(path: str, folder: str) -> bool:
     try:
-        return sources.signature(read(path)[0]) is not None
+        return bool(entrypoints.functions(path, folder, entrypoints.read(read(path)[0])))
     except OSError:
         return False
 
 
 def _is_function(path: str) -> bool:
     """Whether the file or folder of this path without its suffix, in the space's folder, is a function's."""
-    return _has_handle(f"{path}.py") or os.path.isfile(os.path.join(path, "handler.py"))
+    folder = os.path.dirname(path)
+    first, *others = (os.path.join(path, leaf) for leaf in FILES)
+    return (
+        _has_function(f"{path}.py", folder)
+        or os.path.isfile(first)
+        or any(_has_function(other, folder) for other in others)
+    )
 
 
 def _is_module(path: str) -> bool:

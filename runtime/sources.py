@@ -1,7 +1,7 @@
 """What the text of a Python file says, without running it.
 
 Pure functions on the bytes of a file: does it have a `handle`, what does that take, what does the file
-import. `loader` asks the first of every file there is, so it must be quick; `snapshots` asks the last.
+import. `entrypoints` asks the first of every file there is, so it must be quick; `snapshots` asks the last.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ def signature(code: bytes) -> Signature | None:
     if b"handle" not in code:
         return None
     margin = list(_MARGIN.finditer(code))
-    sure = [match for match in margin if not _may_be_in_string(code, match.start())]
+    sure = [match for match in margin if not may_be_in_string(code, match.start())]
     plain = _plain_signature(code, sure[-1].start()) if sure else None
     if plain is not None or not _WORD.search(code):
         return plain
-    tree = _parse(code)
+    tree = parse(code)
     if tree is not None:
-        node = _binding(tree, "handle")
-        return _signature_of(node) if node is not None else None
+        node = binding(tree, "handle")
+        return signature_of(node) if node is not None else None
     likely = sure or margin or list(_IMPORTED.finditer(code))
-    return Signature(_line(code, likely[-1].start()), "unknown", ()) if likely else None
+    return Signature(line_of(code, likely[-1].start()), "unknown", ()) if likely else None
 
 
 @lru_cache(maxsize=1024)
@@ -88,14 +88,14 @@ def imports(code: bytes) -> tuple[Import, ...]:
 
     `import_module(x)` and `__import__(x)` count, too.
     """
-    tree = _parse(code)
+    tree = parse(code)
     return tuple(dict.fromkeys(_imports(tree))) if tree is not None else ()
 
 
 @lru_cache(maxsize=256)
 def exported(code: bytes) -> tuple[str, ...]:
     """The names that the file lists in `__all__`, as far as they are written out."""
-    tree = _parse(code)
+    tree = parse(code)
     return tuple(_listed(tree)) if tree is not None else ()
 
 
@@ -111,7 +111,8 @@ def mentioned(code: bytes) -> frozenset[str]:
     return frozenset(found - sys.stdlib_module_names)
 
 
-def _parse(code: bytes) -> ast.Module | None:
+def parse(code: bytes) -> ast.Module | None:
+    """The file's tree; None where it is no Python."""
     # The parser warns of odd escapes and the like. That is the worker's to say, when it imports the file;
     # and where warnings are errors it would make a good file look broken. catch_warnings is not for threads.
     if [*warnings.filters[:1]] != [_QUIET]:
@@ -124,7 +125,7 @@ def _parse(code: bytes) -> ast.Module | None:
 
 def _plain_signature(code: bytes, start: int) -> Signature | None:
     """The signature of the `handle` at `start`, if it is simple enough to be read without parsing."""
-    line = _line(code, start)
+    line = line_of(code, start)
     if code.startswith(b"handle", start):
         return Signature(line, "unknown", ())
     header = _PLAIN.match(code, start)
@@ -135,10 +136,11 @@ def _plain_signature(code: bytes, start: int) -> Signature | None:
     return Signature(line, kind, tuple(name for name in names if name not in ("", "*", "/")))
 
 
-def _signature_of(node: Binding) -> Signature:
+def signature_of(node: Binding) -> Signature:
+    """What is known of a name that is bound here."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return Signature(node.lineno, "unknown", ())
-    yields = any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in _own_scope(node.body))
+    yields = any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in own_scope(node.body))
     kind: Kind
     if isinstance(node, ast.AsyncFunctionDef):
         kind = "async_generator" if yields else "async"
@@ -147,15 +149,17 @@ def _signature_of(node: Binding) -> Signature:
     return Signature(node.lineno, kind, tuple(_parameters(node.args)))
 
 
-def _line(code: bytes, position: int) -> int:
+def line_of(code: bytes, position: int) -> int:
+    """The number of the line that this byte is in."""
     return code.count(b"\n", 0, position) + 1
 
 
-def _may_be_in_string(code: bytes, position: int) -> bool:
+def may_be_in_string(code: bytes, position: int) -> bool:
+    """Whether this byte may be inside a text of several lines."""
     return any(code.count(quotes, 0, position) % 2 for quotes in (b'"""', b"'''"))
 
 
-def _own_scope(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+def own_scope(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """The nodes of one scope, in the order of the source; functions and classes in it are not entered."""
     todo = [*body][::-1]
     while todo:
@@ -165,11 +169,11 @@ def _own_scope(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
             todo += [*ast.iter_child_nodes(node)][::-1]
 
 
-def _binding(tree: ast.Module, name: str) -> Binding | None:
+def binding(tree: ast.Module, name: str) -> Binding | None:
     """The last thing in the module's scope that binds the name."""
     last: Binding | None = None
     declared: set[ast.AST] = set()
-    for node in _own_scope(tree.body):
+    for node in own_scope(tree.body):
         match node:
             case ast.AnnAssign(target=target, value=None):
                 declared.add(target)
@@ -226,7 +230,7 @@ def _is_dynamic(function: ast.expr) -> bool:
 
 
 def _listed(tree: ast.Module) -> Iterator[str]:
-    for node in _own_scope(tree.body):
+    for node in own_scope(tree.body):
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id="__all__")], value=value)

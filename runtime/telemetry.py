@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -17,6 +18,7 @@ from prometheus_client.registry import Collector
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LABELS = ("space", "function")
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class FunctionStats:
@@ -75,9 +77,15 @@ class HostCollector(Collector):
     """Turns the numbers into metric families when somebody asks."""
 
     def __init__(
-        self, states: Iterable[FunctionState], functions: int, started_at: float, submitted: Submitted | None
+        self,
+        states: Iterable[FunctionState],
+        functions: int,
+        started_at: float,
+        submitted: Submitted | None,
+        received: Mapping[str, int],
     ) -> None:
         self._states = list(states)
+        self._received = dict(received)
         self._submitted = submitted
         self._functions = functions
         self._started_at = started_at
@@ -85,6 +93,10 @@ class HostCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("spaces_functions", "Functions on disk.", self._functions)
         yield GaugeMetricFamily("spaces_start_time_seconds", "When the host started.", self._started_at)
+        received = CounterMetricFamily("spaces_received_calls", "Calls taken, by what they came by.", labels=("via",))
+        for via, count in self._received.items():
+            received.add_metric((via,), count)
+        yield received
         yield from self._counters()
         yield self._latency()
         yield self._workers()
@@ -150,9 +162,13 @@ class HostCollector(Collector):
 
 
 def render(
-    states: Iterable[FunctionState], functions: int, started_at: float, submitted: Submitted | None = None
+    states: Iterable[FunctionState],
+    functions: int,
+    started_at: float,
+    submitted: Submitted | None = None,
+    received: Mapping[str, int] = NOTHING,
 ) -> bytes:
     """The Prometheus text format of everything counted."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(HostCollector(states, functions, started_at, submitted))
+    registry.register(HostCollector(states, functions, started_at, submitted, received))
     return generate_latest(registry)

@@ -109,10 +109,11 @@ class Journal(Protocol):
     async def release(self, id: int, at: float) -> bool:
         """A claimed call goes back into the queue as if it had never been started."""
 
-    async def cancel(self, id: int) -> Status | None:
+    async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         """Cancel a queued call at once; ask whoever runs a running one to stop it. The status then; None: unknown.
 
-        A cancelled call has no callback.
+        A cancelled call has no callback. `outcome`: what is kept as the outcome of a call that is cancelled; where a
+        running one ends by itself first, its own stands.
         """
 
     async def cancelled(self, id: int) -> bool:

@@ -137,12 +137,15 @@ def release(batch: Batch, arguments: tuple[int, float | None]) -> bool:
     return True
 
 
-def cancel(batch: Batch, id: int) -> Status | None:
-    """Cancel a queued call; leave word for the owner of a running one."""
+def cancel(batch: Batch, arguments: tuple[int, Outcome | None]) -> Status | None:
+    """Cancel a queued call; leave word for the owner of a running one. With an outcome for when it is cancelled."""
+    id, outcome = arguments
     row = batch.execute(statements.STATE, (id,)).fetchone()
     if row is None:
         return None
     state, space, name, told = row
+    if outcome is not None and state in (DELAYED, READY, RUNNING):
+        batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
     if state == RUNNING:
         batch.execute(statements.ASK_TO_CANCEL, (id,))
         batch.cancels_changed = True

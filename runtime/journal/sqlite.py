@@ -124,9 +124,9 @@ class SQLiteJournal:
         """A claimed call goes back into the queue; one whose cancellation was asked for is cancelled."""
         return bool(await self._writing.ask("release", (id, at)))
 
-    async def cancel(self, id: int) -> Status | None:
+    async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         """Cancel a queued call, or have a running one stopped."""
-        status: Status | None = await self._writing.ask("cancel", id)
+        status: Status | None = await self._writing.ask("cancel", (id, outcome))
         return status
 
     async def cancelled(self, id: int) -> bool:

@@ -29,14 +29,17 @@ class Trigger(Protocol):
 
 
 def schedules(host: Host) -> Schedules:
-    """The schedules of a host's functions, as they are at any time."""
+    """The schedules of a host's functions and those that clients have created, as they are at any time."""
     trigger = Schedules(
         functions=lambda: host.registry.functions.values(),
+        created=lambda: host.timetable.known,
+        refresh=host.timetable.refresh,
         last_fired=host.journal.last_fired,
         fired=host.journal.fired,
         next_id=host.ids.next,
     )
     host.on_change.append(trigger.changed)
+    host.timetable.on_change.append(trigger.changed)
     return trigger
 
 

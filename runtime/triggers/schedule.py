@@ -1,4 +1,4 @@
-"""Submits a call at each due time of each function's schedules.
+"""Submits a call at each due time of each schedule: those that functions have in spaces.toml, and created ones.
 
 Run by the host's owner; asks `schedules` for due times, and the journal, by what it is handed, which were fired.
 """
@@ -20,6 +20,7 @@ from ..errors import HostError, JournalError
 from ..journal import Receipt
 from ..registry import Function
 from ..schedules import Schedule, latest, next_after
+from ..timetable import CreatedSchedule
 
 LATE = 60.0  # seconds in which a due time is late; after them it has been missed
 GLANCE = LATE / 2  # seconds between looks at the clock, which may have been set, or the machine asleep
@@ -40,8 +41,12 @@ class Job(msgspec.Struct, frozen=True):
         return f"{self.space}/{self.name} ({self.schedule.cron}, {self.schedule.timezone})"
 
 
+async def _nothing() -> None:
+    """Done in no time."""
+
+
 class Schedules:
-    """The schedules of all functions.
+    """The schedules of all functions, and those that were created, whose function may be missing: they wait for it.
 
     Guarantee: for one due time at most one call is submitted that the journal takes. A due time that comes
     while this runs is submitted, unless the journal cannot be used until the next one comes.
@@ -58,10 +63,15 @@ class Schedules:
         last_fired: Callable[[int], Awaitable[float | None]],
         fired: Callable[[int, float], Awaitable[None]],
         next_id: Callable[[], int],
+        created: Callable[[], Iterable[CreatedSchedule]] = tuple,
+        refresh: Callable[[], Awaitable[None]] = _nothing,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`last_fired` and `fired` are the journal's. Waits are those of the event loop, so tests can let them jump."""
+        """`last_fired` and `fired` are the journal's; `refresh` looks whether there are other `created` ones, and says
+        so by `changed`. Waits are those of the event loop, so tests can let them jump."""
         self._functions = functions
+        self._created = created
+        self._refresh = refresh
         self._last_fired = last_fired
         self._fired = fired
         self._next_id = next_id
@@ -71,7 +81,7 @@ class Schedules:
         self._jumped = anyio.Event()
 
     def changed(self) -> None:
-        """The functions or their settings may be others now."""
+        """The functions, their settings or the created schedules may be others now."""
         self._changed.set()
 
     async def run(self, submit: Callable[[Submission], Awaitable[Receipt]]) -> None:
@@ -81,11 +91,11 @@ class Schedules:
                 self._changed = anyio.Event()
                 self._follow(tasks, submit)
                 ahead = self._ahead()
-                while self._jobs and not self._changed.is_set():
+                while not self._changed.is_set():
+                    await self._refresh()
                     with anyio.move_on_after(GLANCE):
                         await self._changed.wait()
                     ahead = self._look_at_clock(ahead)
-                await self._changed.wait()
 
     def _follow(self, tasks: TaskGroup, submit: Callable[[Submission], Awaitable[Receipt]]) -> None:
         """A task for each schedule that there is, and none for others."""
@@ -94,6 +104,7 @@ class Schedules:
             for function in self._functions()
             for schedule in function.settings.schedule
         }
+        wanted |= {each.id: Job(each.space, each.name, each.schedule) for each in self._created()}
         for id, (job, scope) in list(self._jobs.items()):
             if wanted.get(id) != job:
                 scope.cancel()

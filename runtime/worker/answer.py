@@ -51,6 +51,8 @@ def encode(value: Any, request_convention: bool, max_response: int) -> Answer | 
         if len(body) > max_response:
             raise TooLarge(len(body), max_response)
         return Answer(200, b"content-type\0application/json\0content-length\0%d" % len(body), body)
+    if type(value) is Answer:  # of another platform's convention, in `conventions/`
+        return value
     status, given = 200, NONE_GIVEN
     response = _response(value, request_convention)
     if response is not None:

@@ -1,7 +1,7 @@
-"""A loaded handler file: finds `handle`, decides what it takes, calls it.
+"""A loaded handler file: finds the function in it, decides what it takes, calls it.
 
 Loaded once in a function zygote (`zygote.py`), called by the loops in its workers. Sources come from the
-host (`importer.py`), call data through `context.py` and `body.py`.
+host (`importer.py`), call data through `context.py` and `body.py`; what is no `handle` is in `conventions/`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from time import monotonic
 from typing import Any
 
 from . import body, context, output
+from .conventions import adapter, standins
 from .importer import LocalImporter
 
 REQUEST_NAMES = ("req", "request", "event")
-KNOWN_NAMES = ("data", "function_call_info", "secrets", "req")
+KNOWN_NAMES = ("data", "function_call_info", "secrets", "client", "req")
 KINDS = ("sync", "async", "generator", "async_generator")
 
 
@@ -31,7 +32,13 @@ class LoadError(Exception):
 class Handler:
     """One function in this process: `call(info)` runs it."""
 
-    def __init__(self, spec: dict[str, Any], handle: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        handle: Callable[..., Any],
+        call: Callable[[context.CallInfo], Any] | None = None,
+    ) -> None:
+        """`call` is the way to run a `handle` of another convention."""
         self.spec = spec
         self.entry: str = spec["entry"]
         self.debug: bool = spec["debug"]
@@ -44,9 +51,9 @@ class Handler:
         self.extras: dict[str, str] = {}
         self.import_seconds = 0.0
         self.parameters = parameters_of(handle)
-        plan = plan_arguments(self.parameters)
+        plan = plan_arguments(self.parameters) if call is None else {}
         self.request_convention = list(plan.values()) == ["req"]
-        self._bind = self._binder(plan)
+        self._bind = call or self._binder(plan)
 
     def call(self, info: context.CallInfo) -> Any:
         """What `handle` returns: a value, a coroutine, or a generator. Raises Refused for unfit data."""
@@ -76,6 +83,7 @@ class Handler:
             "function_call_info": lambda info: info,
             "req": lambda info: info,
             "secrets": lambda info: dict(secrets),
+            "client": self._client(plan),
         }
 
         def bind(info: context.CallInfo) -> Any:
@@ -83,6 +91,17 @@ class Handler:
             return handle(*[given.pop(name) for name in positional], **given)
 
         return bind
+
+    def _client(self, plan: dict[str, str]) -> Callable[[context.CallInfo], Any]:
+        if "client" not in plan:
+            return lambda info: None
+        cognite = import_module(f"{__package__}.conventions.cognite")
+        named = any(parameter.name == "client" for parameter in self.parameters)
+        try:
+            source: Callable[[context.CallInfo], Any] = cognite.source(named=named)
+        except ValueError as error:
+            raise LoadError(str(error)) from error
+        return source
 
     def _positional_only(self) -> list[str]:
         return [p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY]
@@ -105,19 +124,30 @@ def load(spec: dict[str, Any]) -> Handler:
     started = monotonic()
     importer = LocalImporter(spec["modules"], space=spec["space"], name=spec["name"])
     importer.install(spec["search"])
-    module = importer.load_entry()
-    handle = getattr(module, "handle", None)
-    if handle is None:
-        raise LoadError("there is no `handle` in this file: define `def handle(data): ...`")
-    if not callable(handle):
-        raise LoadError(f"`handle` is a {type(handle).__name__}, not a function")
-    loaded = Handler(spec, handle)
+    loaded = _native(spec, importer) if spec["convention"] == "handle" else _adapted(spec, importer)
     if loaded.is_async:
         import_module(f"{__package__}.aloop")  # once, in the zygote, and not in each worker
     output.install_logging()
     loaded.extras = importer.extras(spec["search"])
     loaded.import_seconds = monotonic() - started
     return loaded
+
+
+def _native(spec: dict[str, Any], importer: LocalImporter) -> Handler:
+    standins.serve("function", spec)  # Altair's handlers import its `variables`
+    handle = getattr(importer.load_entry(), "handle", None)
+    if handle is None:
+        raise LoadError("there is no `handle` in this file: define `def handle(data): ...`")
+    if not callable(handle):
+        raise LoadError(f"`handle` is a {type(handle).__name__}, not a function")
+    return Handler(spec, handle)
+
+
+def _adapted(spec: dict[str, Any], importer: LocalImporter) -> Handler:
+    """For a file of another platform."""
+    convention = adapter(spec["convention"])
+    convention.prepare(spec)
+    return Handler(spec, *convention.adapt(importer.load_entry(), spec))
 
 
 def kind_of(handle: Callable[..., Any]) -> str:
@@ -157,15 +187,15 @@ def plan_arguments(parameters: list[inspect.Parameter]) -> dict[str, str]:
         if parameter.kind is parameter.VAR_POSITIONAL:
             continue
         if parameter.kind is parameter.VAR_KEYWORD:
-            plan |= {known: known for known in KNOWN_NAMES[:3] if known not in plan}
+            plan |= {known: known for known in KNOWN_NAMES if known != "req" and known not in plan}
         elif name in KNOWN_NAMES:
             plan[name] = name
         elif name in REQUEST_NAMES and len(parameters) == 1:
             plan[name] = "req"
         elif parameter.default is parameter.empty:
             raise LoadError(
-                f"`handle` takes `{name}`, which is not known here: it may take data, function_call_info "
-                "and secrets, or req alone; give other parameters a default"
+                f"`handle` takes `{name}`, which is not known here: it may take data, function_call_info, "
+                "secrets and client, or req alone; give other parameters a default"
             )
     return plan
 

@@ -438,6 +438,25 @@ async def test_a_running_call_is_asked_to_stop(store: SQLiteStore) -> None:
         assert [entry.status for entry in await one.find(Query())] == [Status.SUCCEEDED, Status.CANCELLED]
 
 
+STOPPED = Outcome(500, b"content-type\0application/json", b'"stop"', invoked=False, seconds=0.0, error_code="cancelled")
+
+
+async def test_who_cancels_a_call_says_what_came_of_it(store: SQLiteStore) -> None:
+    """Of a queued call and of a running one; but what a call has come to by itself stands."""
+    async with opened(store) as journal:
+        await journal.append(submission(1))
+        await journal.append(submission(2), claim=True)
+        await journal.append(submission(3), claim=True)
+        await ended(journal, 4)
+        for id in (1, 2, 3, 4):
+            await journal.cancel(id, STOPPED)
+        await journal.cancelled(2)
+        await journal.complete(3, OK)
+
+        assert [await journal.outcome(id) for id in (1, 2, 3, 4)] == [STOPPED, STOPPED, OK, OK]
+        assert await found(journal, statuses=[Status.CANCELLED]) == [2, 1]
+
+
 async def test_cancel_tells_the_status(journal: Journal) -> None:
     """Of a final call its status, of an unknown one None; nothing is changed."""
     await ended(journal, 1)

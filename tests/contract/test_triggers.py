@@ -17,6 +17,7 @@ from runtime.config import FunctionSettings, Schedule
 from runtime.errors import HostError, JournalError, NotFound
 from runtime.journal import Receipt
 from runtime.registry import Function, Registry
+from runtime.timetable import Timetable
 from tests.unit.simulated import JumpingLoop, loop_time
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,7 @@ class Edge:
         self.ids = CallIds()
         self.journal = self
         self.on_change: list[Callable[[], None]] = []
+        self.timetable = Timetable(Path("/nowhere"))
         self.registry = Registry(spaces=("demo",), functions={("demo", "f"): function(settings)})
         self.submissions: list[Submission] = []
         self.refusals: list[HostError] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 
 from runtime import errors
 from runtime.app import App
+from runtime.authority import Authority
 from runtime.calls import Call, CallIds, Result
-from runtime.config import FunctionSettings
+from runtime.config import Config, FunctionSettings, ServerSettings
 from runtime.errors import (
     ConfigError,
     FunctionRefused,
@@ -55,6 +57,10 @@ class FakeHost:
         )  # fmt: skip
         self.registry = Registry(("demo",), {("demo", "stock"): function})
         self.ids = CallIds()
+        root = Path("/root")
+        self.config = Config(root, root / "spaces.toml", root / "functions", ServerSettings(), FunctionSettings(), {})
+        self.authority = Authority(lambda: self.config, open=lambda: True)
+        self.received: Counter[str] = Counter()
         self.debug = False
         self.draining = False
         self.calls: list[Call] = []
@@ -72,7 +78,7 @@ class FakeHost:
         self.outcome(exchange)
         return exchange
 
-    worded = Host.worded
+    worded, authorize, identify = Host.worded, Host.authorize, Host.identify
 
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         return {"message": error.message, **error.details, "file": "described"}

@@ -28,7 +28,8 @@ from runtime.config import (
 from runtime.errors import ConfigError
 
 MIB = 1024 * 1024
-ENVIRONMENT = {"API_KEY": "x", "DEMO_API_KEY": "x", "HOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+TOKENS = dict.fromkeys(("ADMIN_TOKEN", "DEMO_TOKEN", "SHOP_TOKEN", "TILL_TOKEN", "CI_SECRET", "TOKEN_KEY"), "a" * 32)
+ENVIRONMENT = {**TOKENS, "API_KEY": "x", "DEMO_API_KEY": "x", "HOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 
@@ -107,6 +108,7 @@ def test_the_built_in_values() -> None:
         "keep_for": 86400.0,
         "keep_calls": 100_000,
         "schedule": (),
+        "public": False,
     }
     assert msgspec.structs.asdict(ServerSettings()) == {
         "bind": "127.0.0.1:8000",
@@ -118,6 +120,7 @@ def test_the_built_in_values() -> None:
         "drain_timeout": 30.0,
         "access_log": False,
         "max_zygotes": 256,
+        "projects": (),
     }
 
 
@@ -144,6 +147,7 @@ def test_every_key_of_server_is_read(root: Root) -> None:
         drain_timeout = 0
         access_log = true
         max_zygotes = 5
+        projects = ["main", "Other-1"]
     """).server
     assert server == ServerSettings(
         bind="[::1]:9000",
@@ -155,6 +159,7 @@ def test_every_key_of_server_is_read(root: Root) -> None:
         drain_timeout=0.0,
         access_log=True,
         max_zygotes=5,
+        projects=("main", "Other-1"),
     )
 
 
@@ -576,6 +581,8 @@ WRONG = [
     ),
     ("[server]\nstate = ''", 2, "`state` in [server]: must be a path"),
     ('[server]\nstate = "\\u0000"', 2, "`state` in [server]: must be a path"),
+    ('[server]\nprojects = ["a/b"]', 2, "`projects` in [server]: 'a/b' is no name of a project"),
+    ("[server]\nprojects = 'a'", 2, "`projects` in [server]: must be a list of names of projects"),
     ("[server]\nmax_zygotes = 0", 2, "`max_zygotes` in [server]: must be 1 to 2147483647, not 0"),
     (
         "[server]\ndrain_timeout = -1",
@@ -869,7 +876,7 @@ def documented_rows() -> dict[str, list[str]]:
 def test_every_key_is_documented() -> None:
     """The page has a row with type, default, meaning and example for each key, and for no other."""
     keys = {*ServerSettings.__struct_fields__, *FunctionSettings.__struct_fields__}
-    assert set(documented_rows()) == keys | {"path", "functions"}
+    assert set(documented_rows()) == keys | {"path", "functions", "clients", "subjects"}
 
 
 def test_documented_defaults_and_examples_are_true(root: Root) -> None:
@@ -892,7 +899,7 @@ def test_documented_defaults_and_examples_are_true(root: Root) -> None:
 def test_the_examples_of_the_page_load(root: Root) -> None:
     """Each TOML block on the page is a right spaces.toml."""
     blocks = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         block = block.replace("/run/secrets/", "")
         (root.folder / "signing_key").write_text("key")

@@ -95,8 +95,8 @@ def test_details_and_headers_are_copies() -> None:
 def test_what_may_be_tried_again() -> None:
     """What is over soon by itself; not what would fail, or might run, twice."""
     assert {each.__name__ for each in CLASSES if made(each).retryable} == {
-        "CapacityError", "Overloaded", "NoFreeWorker", "Draining", "StillLoading", "WorkerError", "StartFailed",
-        "JournalError",
+        "CapacityError", "Overloaded", "NoFreeWorker", "IssuerUnreachable", "Draining", "StillLoading", "WorkerError",
+        "StartFailed", "JournalError", "RecordsError",
     }  # fmt: skip
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from runtime import generation as generation_module
+from runtime.entrypoints import Entrypoint
 from runtime.errors import FunctionTimeout, LoadFailed, StartFailed, WorkerDied
 from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation, is_long, place, specification
 from runtime.process import STACK_WAIT
 from runtime.snapshots import Snapshot
+from runtime.sources import Signature
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, function, jump_clocks
 
@@ -230,6 +232,17 @@ async def test_what_a_zygote_is_told() -> None:
     assert (told["secrets"], told["memory"], told["max_body"], told["debug"]) == ({"key": "value"}, 5, 7, True)
     assert (told["space"], told["name"], told["folder"], told["fork"]) == ("demo", "stock", "/demo", "auto")
     assert told["open_files"] > 0
+    assert (told["convention"], told["target"], told["app"]) == ("handle", "", "")
+
+
+async def test_a_zygote_is_told_which_function_of_the_file_it_is() -> None:
+    """By the file that was taken, not by what the registry knew before."""
+    entry = Entrypoint(Signature(1, "sync", ()), "kernel", "buy", "shop")
+    snapshot = Snapshot("demo", "stock", "/a.py", "/", ("/",), (), "d", frozenset(), frozenset(), entry)
+
+    told = specification(function(), snapshot, debug=False)
+
+    assert (told["convention"], told["target"], told["app"]) == ("kernel", "buy", "shop")
 
 
 async def test_a_long_body_is_one_that_does_not_fit_into_its_call(make: MakeStage) -> None:

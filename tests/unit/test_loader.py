@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runtime import config as configuration
 from runtime import loader as module_under_test
 from runtime import snapshots, watcher
+from runtime.errors import LoadFailed
 from runtime.loader import Catalog, Loader
 from runtime.search import Found
 
@@ -565,3 +566,109 @@ async def test_functions_may_be_missing_at_first(root: Root, tmp_path: Path) -> 
             catalog = Catalog({}, (), ())
             while ("demo", "stock") not in catalog.functions:
                 catalog = root.loader.scan(root.loader.affected(await anext(batches)))
+
+
+# Files of other platforms
+
+APP = "import kernel\napp = kernel.App('shop')\n"
+BUY = "@app.action('buy')\ndef buy(ctx): ...\n"
+SELL = "@app.action('sell')\nasync def sell(ctx, payload): ...\n"
+
+
+def test_a_file_may_be_several_functions(root: Root) -> None:
+    """Each with what is known of it; they come and go with what is in the file."""
+    assert root.names({"demo/agents.py": APP + BUY + SELL}) == {"demo/buy", "demo/sell"}
+    sell = root.loader.scan().functions["demo", "sell"]
+    path = root.functions / "demo" / "agents.py"
+    digest = snapshots.file_digest(str(path))
+    assert sell == Found(
+        "demo", "sell", path, 6, "async", ("ctx", "payload"), digest, convention="kernel", target="sell", app="shop"
+    )
+    assert root.names({"demo/agents.py": APP + SELL}) == {"demo/sell"}
+    assert root.names({"demo/agents.py": APP + BUY + SELL}) == {"demo/buy", "demo/sell"}
+    assert root.names({"demo/agents.py": "def handle(): ..."}) == {"demo/agents"}
+
+
+def test_a_file_that_cannot_be_parsed_keeps_its_functions(root: Root) -> None:
+    """All that it had, and no others, until it says again what it has; so does one that has lost them all."""
+    root.names({"demo/agents.py": APP + BUY + SELL})
+    assert root.names({"demo/agents.py": APP + SELL + "@app.action('new')\ndef new(:"}) == {"demo/buy", "demo/sell"}
+    assert root.loader.scan().hints == ()
+    snapshot = root.loader.snapshot("demo", "buy")
+    assert (snapshot.entrypoint.convention, snapshot.entrypoint.target) == ("kernel", "buy")
+    assert root.names({"demo/agents.py": "x = 1"}) == {"demo/buy", "demo/sell"}
+    with pytest.raises(LoadFailed, match="no Kernel action of this name any more"):
+        root.loader.snapshot("demo", "buy")
+    (root.functions / "demo" / "agents.py").unlink()
+    assert root.names({"demo/other.py": HANDLE}) == {"demo/other"}
+
+
+def test_a_broken_file_is_its_functions_from_the_start(root: Root) -> None:
+    """As far as can be told."""
+    assert root.names({"demo/agents.py": APP + BUY + "def x(:"}) == {"demo/buy"}
+
+
+def test_a_snapshot_says_which_function_of_the_file_it_is(root: Root) -> None:
+    """Its modules have the file's name, wherever that is."""
+    root.names({"demo/agents.py": APP + BUY, "demo/far/main.py": FRAMEWORK, "demo/far/lines.py": ""})
+    buy = root.loader.snapshot("demo", "buy")
+    assert (buy.modules[0].name, buy.entrypoint.app) == ("functions.demo.agents", "shop")
+    assert not root.loader.changed(buy, {})
+    far = root.loader.snapshot("demo", "far")
+    assert (far.modules[0].name, far.entrypoint.target) == ("functions.demo.far.main", "entry")
+    assert far.folder == str(root.functions / "demo" / "far")
+    root.write({"demo/agents.py": APP + SELL})
+    assert root.loader.changed(buy, {})
+
+
+FRAMEWORK = "import functions_framework\n@functions_framework.http\ndef entry(request): ...\n"
+LAMBDA = "def lambda_handler(event, context): ...\n"
+
+
+def test_folders_that_platforms_deploy_from_are_functions(root: Root) -> None:
+    """Where there is no handler.py that is one; a package with such a file is a package."""
+    files = {
+        "demo/a/main.py": FRAMEWORK,
+        "demo/b/lambda_function.py": LAMBDA,
+        "demo/c/main.py": HANDLE,
+        "demo/d/main.py": FRAMEWORK,
+        "demo/d/handler.py": HANDLE,
+    }
+    assert root.names(files) == {"demo/a", "demo/b", "demo/d"}
+    assert root.loader.scan().functions["demo", "d"].path.name == "handler.py"
+    hints = root.hints({})
+    assert list(hints) == ["demo/c/main.py"]
+
+
+@pytest.mark.parametrize(
+    ("files", "winner", "hinted"),
+    [
+        ({"buy.py": HANDLE, "agents.py": APP + BUY}, "buy.py", "agents.py"),
+        ({"b.py": APP + BUY, "a.py": APP + BUY}, "a.py", "b.py"),
+        ({"buy/handler.py": HANDLE, "agents.py": APP + BUY}, "buy/handler.py", "agents.py"),
+        ({"buy.py": LAMBDA, "buy/handler.py": HANDLE}, "buy.py", "buy/handler.py"),
+    ],
+)
+def test_of_two_files_with_a_function_of_one_name_the_one_called_so_is_it(
+    root: Root, files: dict[str, str], winner: str, hinted: str
+) -> None:
+    """Otherwise the first; the other is told of."""
+    root.write({f"demo/{name}": text for name, text in files.items()})
+    catalog = root.loader.scan()
+    assert catalog.functions["demo", "buy"].path == root.functions / "demo" / winner
+    [hint] = catalog.hints
+    assert (hint.path, hint.important) == (root.functions / "demo" / hinted, True)
+    assert f"because {winner}" in hint.message
+    assert str(root.loader.snapshot("demo", "buy").entry) == str(root.functions / "demo" / winner)
+
+
+def test_what_cannot_be_served_is_hinted_at(root: Root) -> None:
+    """With what to do about it."""
+    text = "@app.action('two words')\ndef x(ctx): ...\n@app.action(f'{y}')\ndef y(ctx): ...\n"
+    other = "app2 = kernel.App('two')\n@app2.action('buy')\ndef z(ctx): ...\n"
+    root.write({"demo/agents.py": APP + BUY + text + other})
+    messages = [hint.message for hint in root.loader.scan().hints]
+    assert len(messages) == 3
+    assert any("`two words` cannot be served" in message and "call it `two_words`" in message for message in messages)
+    assert any("write it out" in message for message in messages)
+    assert any("of the app `two` is ignored" in message for message in messages)

@@ -122,7 +122,7 @@ class Stage:
         self.unsafe: str | None = None
         self.while_importing: Callable[[str], None] = lambda _: None
 
-    async def load(self, function: Function, snapshot: Snapshot, *_: Any, debug: bool) -> Made:
+    async def load(self, function: Function, snapshot: Snapshot, *_: Any, environment: object, debug: bool) -> Made:
         """Instead of Generation.load."""
         text = snapshot.digest
         self.begun.append(text)

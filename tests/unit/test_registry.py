@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.calls import function_id
 from runtime.config import FunctionSettings
 from runtime.errors import NotFound
 from runtime.registry import Function, Registry
@@ -13,7 +14,7 @@ from runtime.registry import Function, Registry
 
 def function(space: str, name: str) -> Function:
     return Function(
-        id=1,
+        id=function_id(space, name),
         space=space,
         name=name,
         path=Path(f"/{space}/{name}.py"),
@@ -85,3 +86,12 @@ def test_it_is_replaced_and_never_changed() -> None:
     with pytest.raises(AttributeError):
         registry().functions = {}  # type: ignore[misc]
     assert Registry() == Registry((), {})
+
+
+def test_a_function_is_found_by_its_number() -> None:
+    """Which says nothing of its name; an unknown one is told."""
+    both = registry("demo/stock", "other/stock", spaces=("demo", "other"))
+
+    assert both.find(function_id("other", "stock")).label == "other/stock"
+    with pytest.raises(NotFound, match="there is no function 7 here"):
+        both.find(7)

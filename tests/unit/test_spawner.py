@@ -170,7 +170,7 @@ def spec(folder: Path, source: str, **settings: Any) -> dict[str, Any]:
         "space": "s", "name": "f", "function_id": 1, "entry": "functions.s.f", "folder": str(folder),
         "search": [str(folder)], "modules": [["functions.s.f", str(path), code, False, False]],
         "env": {}, "secrets": {}, "memory": None, "open_files": 256, "fork": "auto",
-        "concurrency": 4, "max_body": 1000, "max_response": 1000, "debug": False, **settings,
+        "concurrency": 4, "max_body": 1000, "max_response": 1000, "debug": False, "convention": "handle", **settings,
     }  # fmt: skip
 
 

@@ -63,6 +63,14 @@ def test_every_counter_comes_out() -> None:
     assert samples(families["spaces_overhead_seconds"], "function")[("stock",)] == pytest.approx(0.22)
 
 
+def test_calls_are_counted_by_what_they_came_by() -> None:
+    """A dialect, a schedule, a rerun."""
+    text = render([], 0, 1.0, None, {"http": 3, "kernel": 2}).decode()
+
+    assert 'spaces_received_calls_total{via="http"} 3.0' in text
+    assert 'spaces_received_calls_total{via="kernel"} 2.0' in text
+
+
 def test_every_family_says_what_it_is() -> None:
     """Counters as counters, and a line of help each."""
     families = parsed(state(FunctionStats()))
@@ -71,6 +79,7 @@ def test_every_family_says_what_it_is() -> None:
     assert types == {
         "spaces_functions": "gauge",
         "spaces_start_time_seconds": "gauge",
+        "spaces_received_calls": "counter",
         "spaces_calls": "counter",
         "spaces_reloads": "counter",
         "spaces_worker_deaths": "counter",

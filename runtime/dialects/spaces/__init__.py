@@ -14,17 +14,22 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from ...authority import Access
 from ...calls import Headers
 from ...errors import HostError, envelope
 from ...host import Host
+from ...registry import Function
+from ...request import CALL_ID, Address, ClientLeft
+from .admission import credential, require, whoever
 from .calls import Calls
 from .invoke import Invoke
-from .request import CALL_ID, Address, ClientLeft
 from .submit import Submit
 
 JSON = (b"content-type", b"application/json")
 
-__all__ = ["CALL_ID", "ClientLeft", "Functions", "routes", "to_error"]
+NAME = "http"
+
+__all__ = ["CALL_ID", "NAME", "ClientLeft", "Functions", "owns", "routes", "to_error"]
 
 
 class Functions:
@@ -50,6 +55,11 @@ def _name(segment: bytes) -> str:
     return unquote(segment.decode("ascii", "replace")) if b"%" in segment else segment.decode("ascii", "replace")
 
 
+def owns(path: str) -> bool:
+    """Whatever belongs to no other dialect."""
+    return True
+
+
 def to_error(error: HostError, debug: bool) -> tuple[int, Headers, bytes]:
     """An error as this dialect words it: status, headers, body."""
     body = envelope(error, debug=debug)
@@ -62,17 +72,22 @@ def to_error(error: HostError, debug: bool) -> tuple[int, Headers, bytes]:
 def routes(host: Host) -> list[BaseRoute]:
     """What is to be known: the spaces, a space's functions, a function."""
 
-    async def spaces(_: Request) -> Response:
-        names = host.registry.spaces
-        return _json({"spaces": [{"name": n, "functions": len(host.registry.in_space(n))} for n in names]})
+    async def spaces(request: Request) -> Response:
+        access = await host.identify(credential(request))
+        names = access.spaces("read", host.registry.spaces)
+        return _json({"spaces": [{"name": name, "functions": len(_readable(host, access, name))} for name in names]})
 
     async def functions(request: Request) -> Response:
-        found = host.registry.in_space(request.path_params["space"])
-        return _json({"functions": [host.status(function) for function in found]})
+        space = request.path_params["space"]
+        access = await whoever(host, request, space)
+        if not access.spaces("read", [space]):
+            raise access.refusal("read", space)
+        return _json({"functions": [host.status(function) for function in _readable(host, access, space)]})
 
     async def function(request: Request) -> Response:
-        found = host.lookup(request.path_params["space"], request.path_params["name"])
-        return _json(host.status(found))
+        space, name = request.path_params["space"], request.path_params["name"]
+        await require(host, request, "read", space, name)
+        return _json(host.status(host.lookup(space, name)))
 
     return [
         *Calls(host).routes(),
@@ -80,6 +95,11 @@ def routes(host: Host) -> list[BaseRoute]:
         Route("/spaces/{space}/functions", functions, methods=["GET"]),
         Route("/spaces/{space}/functions/{name}", function, methods=["GET"]),
     ]
+
+
+def _readable(host: Host, access: Access, space: str) -> list[Function]:
+    """The functions of a space that may be looked at; NotFound."""
+    return [found for found in host.registry.in_space(space) if access.may("read", space, found.name)]
 
 
 def _json(value: Any) -> Response:

@@ -9,20 +9,21 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from ...calls import Entry, Event, Status
-from ...errors import BadRequest, Cancelled, Conflict, NotFound
+from ...errors import BadRequest, Cancelled, Conflict, Forbidden, NotFound
 from ...host import Host
+from ...journal import Query
+from ...request import while_client_stays
 from . import entries, listing
-from .events import LOOK, EventStream
+from .admission import credential, require
+from .events import EventStream
 from .invoke import INVOKED
 from .moments import read_seconds
-from .request import while_client_stays
 from .submit import location
 
 LONGEST_WAIT = 60.0  # seconds that one request may wait for a result
@@ -56,7 +57,7 @@ class Calls:
 
     async def _list(self, request: Request) -> Response:
         """Calls, the newest first: of a function, or of all."""
-        query = listing.read(request.query_params, request.path_params)
+        query = await self._allowed(request, listing.read(request.query_params, request.path_params))
         found = await self._host.journal.find(msgspec.structs.replace(query, limit=query.limit + 1))
         if not found and query.space is not None and query.name is not None:
             self._host.lookup(query.space, query.name)
@@ -64,12 +65,34 @@ class Calls:
         following = str(page[-1].id) if len(found) > query.limit else None
         return _json({"calls": [entries.describe(entry) for entry in page], "next": following})
 
+    async def _allowed(self, request: Request, query: Query) -> Query:
+        """The query, narrowed to the one space that who asks may read, if it names none; Unauthorized, Forbidden."""
+        if query.space is not None:
+            await require(self._host, request, "read", query.space, query.name)
+            return query
+        access = await self._host.identify(credential(request))
+        if access.everywhere("read"):
+            return query
+        spaces = access.spaces("read", self._host.registry.spaces)
+        if access.subject and len(spaces) > 1:
+            raise Forbidden("Unauthorized: this token may not read every space; say which one with `space=`")
+        if len(spaces) != 1:
+            raise access.refusal("read", None)
+        access.require("read", spaces[0], query.name)
+        return msgspec.structs.replace(query, space=spaces[0])
+
     async def _anywhere(self, request: Request) -> Response:
-        return await self._shown(await self._entry(request))
+        """A call whose space the address does not tell: one that may not be read is as if it were not there."""
+        access = await self._host.identify(credential(request))
+        entry = await self._find(request)
+        if not access.may("read", entry.space, entry.name):
+            raise _unknown(request.path_params["id"])
+        return await self._shown(entry)
 
     async def _one(self, request: Request) -> Response:
-        entry = await self._entry(request)
-        return await (self._cancel(entry) if request.method == "DELETE" else self._shown(entry))
+        if request.method == "DELETE":
+            return await self._cancel(await self._entry(request, "invoke"))
+        return await self._shown(await self._entry(request))
 
     async def _shown(self, entry: Entry) -> Response:
         outcome = await self._host.journal.outcome(entry.id) if entry.code is not None else None
@@ -96,13 +119,7 @@ class Calls:
 
     async def _final(self, entry: Entry, wait: float) -> Entry:
         """The entry once it is final, or as it is then."""
-        journal, deadline = self._host.journal, anyio.current_time() + wait
-        while (left := deadline - anyio.current_time()) > 0 and not self._host.stopping:
-            await journal.changed(entry.id, min(left, LOOK))
-            entry = await journal.get(entry.id) or entry
-            if entry.status.is_final:
-                break
-        return entry
+        return await self._host.wait(entry.id, wait) or entry
 
     async def _logs(self, request: Request) -> Response:
         """What it printed and logged so far: JSON by the page, or all of it as lines of text."""
@@ -151,7 +168,7 @@ class Calls:
         return _json(entries.describe(now), 200 if status is Status.CANCELLED else 202)
 
     async def _redeliver(self, request: Request) -> Response:
-        entry = await self._entry(request)
+        entry = await self._entry(request, "invoke")
         if not await self._host.redeliver(entry.id):
             why = "it has no callback URL" if entry.callback_url is None else f"it has no result: it is {entry.status}"
             raise Conflict(f"there is nothing to deliver: {why}", details={"status": entry.status})
@@ -159,14 +176,19 @@ class Calls:
         return _json(entries.describe(now or entry), 202)
 
     async def _rerun(self, request: Request) -> Response:
-        entry = await self._entry(request)
+        entry = await self._entry(request, "invoke")
         receipt = await self._host.rerun(entry.id)
         request.scope["call_id"] = receipt.label.encode()
         headers = {"Location": location(entry.space, entry.name, receipt.id)}
         return Response(status_code=202, headers=headers)
 
-    async def _entry(self, request: Request) -> Entry:
-        """The call that the address names; NotFound, also when it is another function's."""
+    async def _entry(self, request: Request, scope: str = "read") -> Entry:
+        """The call that the address names, if this may be done to it; Unauthorized, Forbidden, NotFound."""
+        await require(self._host, request, scope, request.path_params["space"], request.path_params["name"])
+        return await self._find(request)
+
+    async def _find(self, request: Request) -> Entry:
+        """The call with this number; NotFound, also when it is another function's."""
         place = request.path_params
         id: str = place["id"]
         entry = await self._host.journal.get(int(id)) if id.isascii() and id.isdigit() and len(id) <= 16 else None

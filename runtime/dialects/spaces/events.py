@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from ...calls import Entry
 from ...errors import NotFound
 from ...host import Host
+from ...request import while_client_stays
 from . import entries
-from .request import while_client_stays
 
 HEARTBEAT = 15.0  # seconds without an event after which a comment shows that the connection lives
 LOOK = 1.0  # seconds after which the journal is read again: another host may have written

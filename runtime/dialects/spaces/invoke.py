@@ -12,7 +12,8 @@ from ...calls import Call, Headers, Result
 from ...clock import date_header
 from ...exchange import Exchange
 from ...host import Host
-from .request import Address, check_address, read_body, read_headers, while_client_stays
+from ...request import Address, check_address, read_body, read_headers, while_client_stays, with_authorization
+from .admission import admit
 
 INVOKED = (b"x-invoked", b"true")
 
@@ -26,15 +27,20 @@ class Invoke:
     async def __call__(self, address: Address, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, whatever becomes of it short of a HostError."""
         space, name, path = address
-        function = self._host.lookup(space, name)
         number = self._host.ids.next()
-        headers, length, label = read_headers(scope, number)
+        headers, length, label, authorization = read_headers(scope, number)
         scope["call_id"] = label
+        if authorization is not None or not self._host.authority.is_open(space):
+            authorization = await admit(self._host, space, name, authorization)
+            if authorization is not None:
+                headers = with_authorization(headers, authorization)
+        function = self._host.lookup(space, name)
         method: str = scope["method"]
         check_address(function, method, path)
         body = await read_body(receive, length, function.settings.max_body, "max_body")
         scope["body_read"] = True
         call = Call(number, label.decode(), space, name, method.encode(), path, scope["query_string"], headers, body)
+        self._host.received["http"] += 1
         with self._host.invoke(call) as exchange:
             result = await exchange.soon()
             if result is None:

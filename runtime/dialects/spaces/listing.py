@@ -11,14 +11,13 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from ...calls import Status
+from ...calls import TRIGGERS, Status
 from ...errors import BadRequest
 from ...journal import Query
 from ...toml_reader import duration
 from .moments import read_moment
 
 MOST = 500  # calls in one answer
-TRIGGERS = ("http", "schedule", "rerun")
 YES = ("1", "true", "yes")
 NO = ("0", "false", "no")
 

@@ -25,8 +25,9 @@ from ...host import Host
 from ...journal import Receipt
 from ...pool import MAX_HEAD
 from ...registry import Function
+from ...request import Address, check_path, read_body, read_headers, with_authorization
 from . import moments
-from .request import Address, check_path, read_body, read_headers
+from .admission import admit
 
 WISHES = {
     b"x-callback-url": "X-Callback-Url",
@@ -53,11 +54,14 @@ class Submit:
     async def __call__(self, address: Address, scope: Scope, receive: Receive, send: Send) -> None:
         """Record one call; HostError says why not."""
         space, name, path = address
+        number = self._host.ids.next()
+        headers, length, label, authorization = read_headers(scope, number)
+        scope["call_id"] = label
+        authorization = await admit(self._host, space, name, authorization)
+        if authorization is not None:
+            headers = with_authorization(headers, authorization)
         function = self._host.lookup(space, name)
         check_method(function, scope["method"])
-        number = self._host.ids.next()
-        headers, length, label = read_headers(scope, number)
-        scope["call_id"] = label
         check_path(function, path)
         query: bytes = scope["query_string"]
         if len(path) + len(query) + len(headers) > MAX_HEAD:

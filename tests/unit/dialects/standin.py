@@ -6,6 +6,7 @@ Calls do not run here: a test says what becomes of them with `start`, `note` and
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ import httpx2
 import msgspec
 
 from runtime.app import App
-from runtime.calls import CallbackState, CallIds, Entry, Event, Outcome, Status, Submission
-from runtime.config import FunctionSettings
+from runtime.authority import Authority
+from runtime.calls import Call, CallbackState, CallIds, Entry, Event, Outcome, Status, Submission
+from runtime.config import Config, FunctionSettings, ServerSettings
 from runtime.errors import HostError, KeyReused, NotFound
 from runtime.host import Host
 from runtime.journal import Query, Receipt
@@ -40,6 +42,13 @@ class MemoryJournal:
 
     async def get(self, id: int) -> Entry | None:
         return self.entries.get(id)
+
+    async def request(self, id: int) -> Call | None:
+        submission = self.submissions.get(id)
+        return None if submission is None else submission.call
+
+    async def spaces(self) -> list[str]:
+        return sorted({entry.space for entry in self.entries.values()})
 
     async def outcome(self, id: int) -> Outcome | None:
         return self.outcomes.get(id)
@@ -90,10 +99,15 @@ class StandIn:
     """A host with the functions that a test gives it."""
 
     worded = Host.worded
+    wait, identify, authorize, find = Host.wait, Host.identify, Host.authorize, Host.find
 
     def __init__(self, **settings: Any) -> None:
         self.ids = CallIds()
         self.debug = self.draining = self.stopping = self.bound_to_loopback = False
+        root = Path("/root")
+        self.config = Config(root, root / "spaces.toml", root / "functions", ServerSettings(), FunctionSettings(), {})
+        self.authority = Authority(lambda: self.config, open=lambda: True)
+        self.received: Counter[str] = Counter()
         self.journal = MemoryJournal()
         self.refusal: HostError | None = None
         self.registry = Registry()
@@ -106,6 +120,9 @@ class StandIn:
             takes=("data",), digest="", settings=FunctionSettings(**settings),
         )  # fmt: skip
         self.registry = Registry(("demo",), {**self.registry.functions, ("demo", name): function})
+
+    def status(self, function: Function) -> dict[str, str]:
+        return {"name": function.name}
 
     def lookup(self, space: str, name: str) -> Function:
         return self.registry.lookup(space, name)
@@ -132,8 +149,10 @@ class StandIn:
         self.journal.note(call.id, "state", {"status": "queued"})
         return Receipt(call.id, call.label)
 
-    async def cancel(self, id: int) -> Status | None:
+    async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         entry = self.journal.entries[id]
+        if outcome is not None and not entry.status.is_final:
+            self.journal.outcomes[id] = outcome
         if entry.status is Status.QUEUED:
             self.journal.change(id, status=Status.CANCELLED)
         return self.journal.entries[id].status

@@ -17,6 +17,7 @@ from runtime.config import FunctionSettings, Schedule
 from runtime.errors import HostError, JournalError, NotFound, Overloaded
 from runtime.journal import Receipt
 from runtime.registry import Function
+from runtime.timetable import CreatedSchedule
 from runtime.triggers.schedule import GLANCE, LATE, Schedules
 from tests.unit.simulated import JumpingLoop
 
@@ -57,7 +58,10 @@ class World:
         self.taken: list[Submission] = []
         self.asked = 0  # how often a submission came
         self.failures: Iterator[HostError] = iter(())  # what the journal's methods and `submit` raise next
+        self.submit_failures: Iterator[HostError] = iter(())  # what only `submit` raises next
         self.functions: list[Function] = []
+        self.created: list[CreatedSchedule] = []  # as this host knows them
+        self.elsewhere: list[CreatedSchedule] = []  # as another host has left them on disk
         self.ahead = 0.0  # of the loop's clock
         self.set_clock(NOON)
         self._ids = CallIds()
@@ -74,6 +78,9 @@ class World:
     def fail(self, *errors: HostError) -> None:
         self.failures = iter(errors)
 
+    def fail_submits(self, *errors: HostError) -> None:
+        self.submit_failures = iter(errors)
+
     def times(self) -> list[str]:
         """The due times that were submitted, of today by hour and minute."""
         return [datetime.fromtimestamp(each.call.scheduled_time, UTC).strftime("%H:%M") for each in self.taken]
@@ -81,6 +88,8 @@ class World:
     async def submit(self, submission: Submission) -> Receipt:
         self.asked += 1
         self._fail_if_told()
+        if error := next(self.submit_failures, None):
+            raise error
         call = submission.call
         if call.scheduled_time <= self.fired.get(call.schedule_id, 0):
             return Receipt(id=0, label="", repeated=True)
@@ -90,19 +99,27 @@ class World:
 
     @asynccontextmanager
     async def host(self, *functions: Function) -> AsyncIterator[Schedules]:
-        """One that runs the schedules of these."""
+        """One that runs the schedules of these, and those that were created."""
         self.functions = list(functions)
         schedules = Schedules(
             functions=lambda: self.functions,
             last_fired=self._last_fired,
             fired=self._note_fired,
             next_id=self._ids.next,
+            created=lambda: self.created,
+            refresh=self._look,
             clock=self.clock,
         )
+        self.running = schedules
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(schedules.run, self.submit)
             yield schedules
             tasks.cancel_scope.cancel()
+
+    async def _look(self) -> None:
+        if self.elsewhere != self.created:
+            self.created = self.elsewhere
+            self.running.changed()
 
     async def _last_fired(self, id: int) -> float | None:
         self._fail_if_told()
@@ -488,3 +505,63 @@ async def test_a_schedule_that_is_over_is_left(
 
     assert world.times() == ["12:01"]
     assert "demo/report (0 * * * *, UTC) is never due again" in caplog.text
+
+
+# Created schedules
+
+
+def created(cron: str = "0 * * * *", *, id: int = 11, name: str = "report") -> CreatedSchedule:
+    """As a client has created it."""
+    return CreatedSchedule(
+        id=id, function_id=1, space="demo", name=name, title="hourly", description=None, cron=cron, data=b'{"n":1}',
+        session_id=2, created_at=NOON, key=None,
+    )  # fmt: skip
+
+
+async def test_a_created_schedule_fires(world: World) -> None:
+    """Beside those of spaces.toml, with its data, and its number as the call's schedule."""
+    world.elsewhere = [created("30 * * * *")]
+    async with world.host(function(HOURLY)):
+        await world.sleep_until(NOON + 2.25 * HOUR)
+    calls = [each.call for each in world.taken]
+
+    assert world.times() == ["12:30", "13:00", "13:30", "14:00"]
+    assert [call.schedule_id for call in calls] == [11, 1, 11, 1]
+    assert calls[0].body == (b'{"n":1}',)
+
+
+async def test_it_is_followed_from_when_it_is_created(world: World) -> None:
+    """Also where there was nothing to do before; and not any longer than until it is deleted."""
+    async with world.host() as schedules:
+        await anyio.sleep(HOUR)
+        world.created = world.elsewhere = [created("*/10 * * * *")]
+        schedules.changed()
+        await anyio.sleep(25 * MINUTE)
+        world.created = world.elsewhere = []
+        schedules.changed()
+        await anyio.sleep(HOUR)
+
+    assert world.times() == ["13:10", "13:20"]
+
+
+async def test_what_another_host_has_created_is_noticed(world: World) -> None:
+    """Within a glance, and so is what it has deleted."""
+    async with world.host(function()):
+        await anyio.sleep(GLANCE / 2)
+        world.elsewhere = [created("* * * * *")]
+        await world.sleep_until(NOON + 2.25 * MINUTE)
+        world.elsewhere = []
+        await anyio.sleep(HOUR)
+
+    assert world.times() == ["12:01", "12:02"]
+
+
+async def test_a_schedule_whose_function_is_gone_waits_for_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It says so at each due time, and calls the function once it is back."""
+    world.elsewhere = [created()]
+    world.fail_submits(NotFound("there is no function `report`"), NotFound("there is no function `report`"))
+    async with world.host():
+        await world.sleep_until(NOON + 3.5 * HOUR)
+
+    assert world.times() == ["15:00"]
+    assert caplog.text.count("there is no function") == 2

@@ -341,3 +341,11 @@ def test_lists_are_no_streams() -> None:
     """What can be iterated over but is no iterator is a value."""
     for value in ([1], {1}, range(1, 2), {"a": 1}.values()):
         assert json.loads(answer(value).body) == [1]
+
+
+def test_an_answer_is_one_already() -> None:
+    """As the conventions of other platforms make it; a tuple of the same content is not."""
+    answer = Answer(201, b"", b"x")
+
+    assert encode(answer, False, 1000) is answer
+    assert encode(tuple(answer), False, 1000) != answer

@@ -106,7 +106,8 @@ class Base:
         path = self.folder / "f.py"
         path.write_text(textwrap.dedent(source))
         spec = {
-            "space": "s", "name": "f", "function_id": 1, "entry": "functions.s.f", "folder": str(self.folder),
+            "space": "s", "name": "f", "function_id": 1, "convention": "handle", "entry": "functions.s.f",
+            "folder": str(self.folder),
             "search": [str(self.folder)],
             "modules": [["functions.s.f", str(path), path.read_bytes().decode("latin-1"), False, False]],
             "env": {"KEY": "value"}, "secrets": {}, "memory": None, "open_files": 256, "fork": "auto",

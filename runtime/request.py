@@ -1,7 +1,6 @@
 """What a request to run a function says: its headers, its address, its body, and whether its client is still there.
 
-Read by `invoke.py`, to run it now, and by `submit.py`, to have it run. The answers are those of
-docs/reference/http.md.
+Used by the dialects; `payload.py` reads the bodies that are JSON. Whatever it cannot read is a CallerError.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from urllib.parse import unquote_to_bytes
 import anyio
 from starlette.types import Receive, Scope
 
-from ...errors import BadRequest, BodyTooLarge, HostError, MethodNotAllowed, NotFound
-from ...registry import Function
+from .errors import BadRequest, BodyTooLarge, HostError, MethodNotAllowed, NotFound
+from .registry import Function
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive te trailer trailers transfer-encoding upgrade expect http2-settings"
     b" proxy-authenticate proxy-authorization proxy-connection".split()
 )
 SPECIAL = HOP_BY_HOP.union(
-    b"content-length cookie host x-call-id x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+    b"authorization content-length cookie host x-call-id x-forwarded-for x-forwarded-host x-forwarded-proto".split()
 )
 CALL_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -36,10 +35,11 @@ class ClientLeft(Exception):
     """The client closed its connection: there is nobody to answer."""
 
 
-def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes]:
-    """The function's headers as one NUL-joined string, the body's announced length, the call's id.
+def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes, bytes | None]:
+    """The function's headers as one NUL-joined string, the body's announced length, the call's id, Authorization.
 
-    Hop-by-hop headers (RFC 9110 section 7.6.1) stay behind; X-Call-Id and X-Forwarded-* are added.
+    Hop-by-hop headers (RFC 9110 section 7.6.1) stay behind, and so does Authorization, which may be meant for the
+    host and not for the function: see `with_authorization`. X-Call-Id and X-Forwarded-* are added.
     """
     parts: list[bytes] = []
     special: dict[bytes, bytes] = {}
@@ -63,7 +63,9 @@ def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes]:
     address: bytes = client[0].encode() if client else b"unknown"
     proto: bytes = scope["scheme"].encode()
     label = b"%d" % number
+    authorization: bytes | None = None
     if special:
+        authorization = special.get(b"authorization")
         if b"transfer-encoding" in special:
             length = None
         if b"connection" in special:
@@ -81,7 +83,19 @@ def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes]:
     blob = b"\0".join(parts)
     if blob.count(b"\0") != len(parts) - 1:
         raise BadRequest("a header contains a NUL character")
-    return blob, length, label
+    return blob, length, label, authorization
+
+
+def with_authorization(headers: bytes, value: bytes) -> bytes:
+    """The function's headers with an Authorization that is the function's to look at."""
+    return b"%s\0authorization\0%s" % (headers, value)
+
+
+def bearer(authorization: bytes | str | None) -> str | None:
+    """The token of an Authorization header (RFC 6750 section 2.1); None where there is none."""
+    text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
+    scheme, _, token = text.strip().partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _take(name: bytes, value: bytes, special: dict[bytes, bytes]) -> None:

@@ -1,0 +1,77 @@
+"""Invocations on their way into the record of samples: noted after the answer has gone out, many at a time.
+
+Filled by the Nyckel dialect, drained by one task that `training.py` starts. Nobody who calls a function waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import anyio
+
+from .errors import HostError
+from .lessons import Captured, Lessons
+
+MOST_WAITING = 1000  # invocations
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+BATCH = 100
+KEPT = 10_000  # captured samples of one function, the newest
+KEPT_BYTES = 256 * 1024 * 1024
+COMPLAIN_EVERY = 60.0  # seconds
+
+log = logging.getLogger("spaces.nyckel")
+
+
+class Captures:
+    """A bounded queue before the record.
+
+    Guarantee: `put` returns at once. What does not fit, or cannot be recorded, is dropped, counted and logged.
+    """
+
+    def __init__(self, lessons: Lessons) -> None:
+        self.dropped = 0
+        self._lessons = lessons
+        self._waiting: list[Captured] = []
+        self._bytes = 0
+        self._news = anyio.Event()
+        self._complained_at = -COMPLAIN_EVERY
+
+    def put(self, captured: Captured) -> bool:
+        """Have an invocation noted, soon; whether it will be."""
+        size = _size(captured)
+        if len(self._waiting) >= MOST_WAITING or self._bytes + size > MOST_WAITING_BYTES:
+            self._drop(1, "too many are waiting")
+            return False
+        self._waiting.append(captured)
+        self._bytes += size
+        self._news.set()
+        return True
+
+    async def run(self) -> None:
+        """For ever: note what waits."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Note everything that waits now."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            self._bytes -= sum(map(_size, batch))
+            try:
+                with anyio.CancelScope(shield=True):  # at the end of the host, too, it is this or nothing
+                    await self._lessons.capture(batch, KEPT, KEPT_BYTES)
+            except HostError as error:
+                self._drop(len(batch), error.message)
+
+    def _drop(self, count: int, reason: str) -> None:
+        self.dropped += count
+        if time.monotonic() - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = time.monotonic()
+            log.warning("invocations were not kept as samples (%s); %d so far", reason, self.dropped)
+
+
+def _size(captured: Captured) -> int:
+    return len(captured.draft.data) if captured.draft is not None else 0

@@ -1,0 +1,317 @@
+"""Functions that are created through an API and trained on their samples: their files, and when they are trained.
+
+Made by `host.py`, asked by the Nyckel dialect. A training is a submitted call of the function itself, which says what
+came of it; `classify/` is what it runs, `lessons` what it is trained on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from . import answers
+from .calls import Call, CallIds, Entry, Outcome, Submission, function_id
+from .captures import Captures
+from .classify.source import generated
+from .config import TRAINED, Config
+from .errors import BadRequest, Conflict, Draining, HostError, NotFound, RecordsError
+from .journal import Journal, Receipt
+from .lessons import Lessons, Profile, ids
+from .registry import Function
+from .tasks import Tasks
+from .whereabouts import make_folder
+
+QUIET = 0.5  # seconds without a change after which a training begins
+LONGEST_QUIET = 60.0  # seconds: as long as the last one took, but no longer
+AT_ONCE = 2  # trainings
+STEP = 60.0  # seconds between two looks at one that runs
+MODELS_KEPT = 5
+MISSING = 'trained functions need an extra: pip install "spaces-runtime[classify]"'
+
+_JSON = b"content-type\0application/json"
+_EXPORT = re.compile(r"export-([0-9]{1,16})\.jsonl")
+
+log = logging.getLogger("spaces.training")
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a training call answers."""
+
+    modelId: str
+    labels: list[str] = []
+    samples: int = 0
+    accuracy: float | None = None
+
+
+class Runs(Protocol):
+    """What training needs of the host that it is in."""
+
+    config: Config
+    ids: CallIds
+
+    @property
+    def journal(self) -> Journal: ...
+    def lookup(self, space: str, name: str) -> Function: ...
+    def find(self, id: int) -> Function: ...
+    async def submit(self, submission: Submission) -> Receipt: ...
+    async def wait(self, id: int, seconds: float) -> Entry | None: ...
+    async def written(self, path: Path) -> None: ...
+
+
+class Training:
+    """One host's trained functions, and what all functions are taught.
+
+    Guarantee: a change of what a function is trained on is followed by a training that has seen it, one at a time
+    for a function, also when the host ends in between. Until it has ended well the model before it answers.
+    """
+
+    def __init__(self, host: Runs) -> None:
+        self._host = host
+        self._state = host.config.server.state
+        self.lessons = Lessons(self._state, self.changed)
+        self.captures = Captures(self.lessons)
+        self._tasks: Tasks | None = None
+        self._asked: set[int] = set()
+        self._followed: set[int] = set()
+        self._changed_at: dict[int, float] = {}
+        self._took: dict[int, float] = {}
+        self._turns = anyio.CapacityLimiter(AT_ONCE)
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin: with what the host before has left undone."""
+        self._tasks = tasks
+        tasks.start_soon(self.captures.run)
+        tasks.start_soon(self._resume)
+
+    async def close(self) -> None:
+        """Note what waits to be noted, and let go of the files."""
+        with anyio.CancelScope(shield=True):
+            await self.captures.flush()
+            await self.lessons.close()
+
+    # Functions come and go.
+
+    async def create(self, title: str, input: str, output: str, project: str | None) -> Function:
+        """A new function in the space `trained`, which can be called when this returns; Conflict."""
+        if self._host.config.trained_dir is None:
+            raise Conflict(
+                f"functions cannot be created here: the space `{TRAINED}`, in which they would be, is a folder of your"
+                " own; rename that, or give it another name in spaces.toml"
+            )
+        slug = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "function"
+        name = f"{slug}-{ids.random_text(6)}"
+        number = function_id(TRAINED, name)
+        await self.lessons.create(number, TRAINED, name, title, input, output, project)
+        profile = Profile(number, TRAINED, name, title, input, output, created=True)
+        await self._write(profile)
+        return self._host.lookup(TRAINED, name)
+
+    async def remove(self, function: Function) -> None:
+        """A created function goes: its file, its models, and all that it was taught."""
+        await anyio.to_thread.run_sync(_remove, function.path.parent)
+        await anyio.to_thread.run_sync(_remove_empty, function.path.parent.parent)
+        await self._host.written(function.path)
+        await self.lessons.forget(function)
+        await anyio.to_thread.run_sync(_remove, self._models(function.name))
+
+    def _models(self, name: str) -> Path:
+        return self._state / "models" / name
+
+    async def _write(self, profile: Profile) -> None:
+        """Write the function's file, where it would say anything else than it does, and have it served."""
+        folder = self._host.config.trained_dir
+        if folder is None:
+            return
+        file = folder / profile.name / "handler.py"
+        text = generated(described(profile), str(self._models(profile.name)), profile.model, MODELS_KEPT)
+        if await anyio.to_thread.run_sync(_write, self._state, file, text):
+            await self._host.written(file)
+
+    # When to train.
+
+    def changed(self, number: int) -> None:
+        """What this function is trained on may be another."""
+        self._changed_at[number] = monotonic()
+        self._asked.add(number)
+        if self._tasks is not None and number not in self._followed:
+            self._followed.add(number)
+            self._tasks.start_soon(self._follow, number)
+
+    async def is_training(self, function: Function, profile: Profile) -> bool:
+        """Whether a training runs, or is about to."""
+        return profile.created and profile.revision != profile.settled and await self._is_teachable(function, profile)
+
+    async def _follow(self, number: int) -> None:
+        """Train a function as long as it is asked for; between the last look and the end, nothing is awaited."""
+        try:
+            while number in self._asked:
+                await self._await_quiet(number)
+                self._asked.discard(number)
+                with suppress(NotFound):  # it was removed
+                    await self._consider(self._host.find(number))
+        finally:
+            self._followed.discard(number)
+
+    async def _await_quiet(self, number: int) -> None:
+        quiet = min(LONGEST_QUIET, max(QUIET, self._took.get(number, 0.0)))
+        begun = monotonic()
+        while (left := min(self._changed_at[number] + QUIET, begun + quiet) - monotonic()) > 0:
+            await anyio.sleep(left)
+
+    async def _consider(self, function: Function) -> None:
+        profile = await self.lessons.profile_now(function)
+        if not profile.created or profile.revision == profile.settled:
+            return
+        await self._write(profile)  # its fields may be others
+        if await self._is_teachable(function, profile):
+            async with self._turns:
+                started = monotonic()
+                await self._train(function)
+                self._took[function.id] = monotonic() - started
+
+    async def _is_teachable(self, function: Function, profile: Profile) -> bool:
+        """Whether there is enough to learn from; the function itself says what is missing."""
+        counts = await self.lessons.counts(function)
+        if profile.is_tags:
+            return any(0 < counts.presences[id] < counts.mentions[id] for id in counts.mentions)
+        return sum(count >= 2 for count in counts.presences.values()) >= 2
+
+    # One training.
+
+    async def _train(self, function: Function) -> None:
+        number = self._host.ids.next()
+        export = self._models(function.name) / f"export-{number}.jsonl"
+        try:
+            await anyio.to_thread.run_sync(_make_models, self._state, export.parent)
+            profile, count = await self.lessons.export(function, export)
+            log.info("%s: training on %d samples", function.label, count)
+            try:
+                outcome = await self._run(number, function, profile, export)
+            except Draining:
+                return  # the next host goes on
+            except HostError as error:
+                await self._fail(function, profile, error.message)
+            else:
+                await self._learn(function, profile, outcome)
+        except (RecordsError, OSError) as error:
+            log.error("%s could not be trained: %s", function.label, error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_unlink, export)
+
+    async def _run(self, number: int, function: Function, profile: Profile, export: Path) -> Outcome | None:
+        """The training call's outcome; None where this host does not see it."""
+        if is_missing():
+            raise HostError(MISSING)
+        body = msgspec.json.encode({"samples": export.name, "labels": [label.name for label in profile.labels]})
+        call = Call(number, str(number), function.space, function.name, path=b"/train", headers=_JSON, body=(body,))
+        receipt = await self._host.submit(Submission(call, trigger="training"))
+        while True:
+            asked = monotonic()
+            entry = await self._host.wait(receipt.id, STEP)
+            if entry is None or entry.status.is_final:
+                return await self._host.journal.outcome(receipt.id)
+            if monotonic() - asked < STEP / 2:  # nobody waits any more: the host is ending
+                return None
+
+    async def _learn(self, function: Function, profile: Profile, outcome: Outcome | None) -> None:
+        if outcome is None or outcome.error_code == "interrupted":
+            return  # the next host trains it
+        answer = answers.read(outcome)
+        if not answer.ok:
+            await self._fail(function, profile, answer.message)
+            return
+        try:
+            said = msgspec.json.decode(answer.value, type=Trained)
+        except msgspec.ValidationError as error:
+            await self._fail(function, profile, f"the training answered what cannot be understood: {error}")
+            return
+        await self.lessons.settle(function, profile.revision, said.modelId, "", answer.value)
+        log.info("%s: trained, %s (accuracy %s)", function.label, said.modelId, said.accuracy)
+        await self._write(await self.lessons.profile_now(function))
+
+    async def _fail(self, function: Function, profile: Profile, problem: str) -> None:
+        """The model before goes on, until what it is taught is something else."""
+        log.error("%s could not be trained: %s", function.label, problem)
+        await self.lessons.settle(function, profile.revision, "", problem, b"{}")
+
+    # After a start.
+
+    async def _resume(self) -> None:
+        """Train what the host before has not, and remove what it was about to."""
+        for number in await self.lessons.created():
+            with suppress(NotFound):
+                function = self._host.find(number)
+                await self._write(await self.lessons.profile_now(function))  # the folder may have moved
+                self.changed(number)
+        for file in await anyio.to_thread.run_sync(_exports, self._state / "models"):
+            found = _EXPORT.fullmatch(file.name)
+            entry = await self._host.journal.get(int(found[1])) if found else None
+            if found and (entry is None or entry.status.is_final):
+                await anyio.to_thread.run_sync(_unlink, file)
+
+
+def described(profile: Profile) -> dict[str, object]:
+    """The function as `runtime/classify` wants to know it."""
+    fields = [{"id": field.id, "name": field.name, "type": field.type} for field in profile.fields]
+    return {"name": profile.title, "input": profile.input, "output": profile.output, "fields": fields}
+
+
+def is_missing() -> bool:
+    """Whether what trained functions need is not installed."""
+    return importlib.util.find_spec("sklearn") is None or importlib.util.find_spec("PIL") is None
+
+
+def check_installed() -> None:
+    """BadRequest where trained functions cannot run here."""
+    if is_missing():
+        raise BadRequest(f"not trained yet: {MISSING}")
+
+
+def _write(state: Path, file: Path, text: str) -> bool:
+    """Put the text there, whole or not at all; whether the file said anything else before."""
+    with suppress(OSError):
+        if file.read_text(encoding="ascii") == text:
+            return False
+    make_folder(state)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".handler.py.{os.getpid()}")  # a name that nobody takes for code
+    with draft.open("w", encoding="ascii") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+    return True
+
+
+def _make_models(state: Path, folder: Path) -> None:
+    make_folder(state)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _unlink(file: Path) -> None:
+    file.unlink(missing_ok=True)
+
+
+def _exports(models: Path) -> list[Path]:
+    return sorted(models.glob("*/export-*.jsonl"))

@@ -1,0 +1,1 @@
+LINES = {"GET": "got", "POST": "posted"}
