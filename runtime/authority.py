@@ -8,6 +8,7 @@ whose a token is.
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 
 from .config import Config
 from .credentials import SCOPES, Client, Grant, Token, digest_of
-from .errors import BadRequest, ConfigError, Forbidden, InvalidClient, Unauthorized
+from .errors import BadRequest, ConfigError, Forbidden, InvalidClient, RecordsError, Unauthorized
 from .issuers import OutsideIssuer
 from .revocations import Revocations
 from .tokens import Tokens
@@ -32,6 +33,8 @@ LACKING = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
 
 Grants = tuple[tuple[str | None, Grant], ...]  # the space (None: every one), and what may be done there
 NOTHING: Grants = ()
+
+log = logging.getLogger("spaces.server")
 
 __all__ = ["SCOPES", "Access", "Authority", "IssuedToken"]
 
@@ -181,12 +184,19 @@ class Authority:
             return ((None, ALL),)
         if claims["use"] == "function":
             return ((subject.partition("/")[0], OWN),)
-        if self._revocations.has(claims):
+        if self._is_revoked(claims):
             return ()
         marks = [(space, client) for space, client in table.clients if client.id == subject]
         mark = claims.get("mark", "")
         held = [(s, c.grant) for s, c in marks if hmac.compare_digest(self._tokens.mark(c.digest), mark)]
         return _narrowed(tuple(held), _words(claims.get("scope")))
+
+    def _is_revoked(self, claims: dict[str, Any]) -> bool:
+        try:
+            return self._revocations.has(claims)
+        except OSError as error:  # then no token can be trusted that could have been given back
+            log.error("the list of revoked tokens in the state folder cannot be read: %s", error.strerror)
+            raise RecordsError("whether this token was revoked cannot be told now") from None
 
     # Tokens.
 

@@ -1,6 +1,7 @@
-"""Invocations on their way into the record of samples: noted after the answer has gone out, many at a time.
+"""Invocations on their way into the record of samples: noted a little after the answer, many at a time.
 
 Filled by the Nyckel dialect, drained by one task that `training.py` starts. Nobody who calls a function waits for it.
+A list of samples shows them within PAUSE; who asks for one by its id finds it at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .lessons import Captured, Lessons
 MOST_WAITING = 1000  # invocations
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 BATCH = 100
+PAUSE = 5.0  # seconds from the first that waits until all that wait are noted, unless somebody asks for one
 KEPT = 10_000  # captured samples of one function, the newest
 KEPT_BYTES = 256 * 1024 * 1024
 COMPLAIN_EVERY = 60.0  # seconds
@@ -35,6 +37,8 @@ class Captures:
         self._waiting: list[Captured] = []
         self._bytes = 0
         self._news = anyio.Event()
+        self._full = anyio.Event()
+        self._turn = anyio.Lock()
         self._complained_at = -COMPLAIN_EVERY
 
     def put(self, captured: Captured) -> bool:
@@ -46,25 +50,30 @@ class Captures:
         self._waiting.append(captured)
         self._bytes += size
         self._news.set()
+        if len(self._waiting) >= BATCH:
+            self._full.set()
         return True
 
     async def run(self) -> None:
         """For ever: note what waits."""
         while True:
             await self._news.wait()
-            self._news = anyio.Event()
+            with anyio.move_on_after(PAUSE):
+                await self._full.wait()
+            self._news, self._full = anyio.Event(), anyio.Event()
             await self.flush()
 
     async def flush(self) -> None:
         """Note everything that waits now."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            self._bytes -= sum(map(_size, batch))
-            try:
-                with anyio.CancelScope(shield=True):  # at the end of the host, too, it is this or nothing
-                    await self._lessons.capture(batch, KEPT, KEPT_BYTES)
-            except HostError as error:
-                self._drop(len(batch), error.message)
+        async with self._turn:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                self._bytes -= sum(map(_size, batch))
+                try:
+                    with anyio.CancelScope(shield=True):  # at the end of the host, too, it is this or nothing
+                        await self._lessons.capture(batch, KEPT, KEPT_BYTES)
+                except HostError as error:
+                    self._drop(len(batch), error.message)
 
     def _drop(self, count: int, reason: str) -> None:
         self.dropped += count

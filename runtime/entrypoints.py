@@ -175,7 +175,7 @@ class _Reading:
 
     def _text(self, expression: ast.expr | None) -> str | None:
         match expression:
-            case ast.Constant(value=str(text)):
+            case ast.Constant(value=str(text)) if text.isprintable():  # JSON has no lone surrogates
                 return text
             case ast.Name(id=name):
                 return self._texts.get(name)

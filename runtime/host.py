@@ -99,6 +99,8 @@ class Host:
 
     async def __aenter__(self) -> Host:
         await self.scan()
+        if self._runs and self._background is not None:
+            await anyio.to_thread.run_sync(self.authority.prepare)
         await self._spawner.__aenter__()
         await self._tasks.__aenter__()
         self._pools = Pools(

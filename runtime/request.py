@@ -81,7 +81,7 @@ def read_headers(scope: Scope, number: int) -> tuple[bytes, int | None, bytes, b
         parts += (b"x-forwarded-host", host)
     parts += (b"x-forwarded-for", address, b"x-forwarded-proto", proto, b"x-call-id", label)
     blob = b"\0".join(parts)
-    if blob.count(b"\0") != len(parts) - 1:
+    if blob.count(b"\0") != len(parts) - 1 or (authorization is not None and b"\0" in authorization):
         raise BadRequest("a header contains a NUL character")
     return blob, length, label, authorization
 

@@ -33,12 +33,16 @@ class Revocations:
 
     def add(self, claims: dict[str, Any]) -> None:
         """Remember this token. Blocks; OSError, and then this process alone knows of it."""
-        hour, folder = claims["exp"] // HOUR, self._state() / FOLDER
+        number, folder = claims["exp"] // HOUR, self._state() / FOLDER
         with self._lock:
-            self._hour(hour).ids.add(claims["jti"])
+            hour = self._hour(number)
+            hour.told.add(claims["jti"])
+            hour.catch_up()
+            if claims["jti"] in hour.ids:
+                return
         make_folder(self._state())
         folder.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(folder / str(hour), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # The line break before it ends what a host may have left of a line when it was killed.
             os.write(handle, f"\n{claims['jti']}\n".encode())
@@ -48,9 +52,11 @@ class Revocations:
         self._forget(folder)
 
     def has(self, claims: dict[str, Any]) -> bool:
-        """Whether this token is revoked. It reads what other hosts have added."""
+        """Whether this token is revoked. It reads what other hosts have added; OSError where it cannot."""
         with self._lock:
             hour = self._hour(claims["exp"] // HOUR)
+            if claims["jti"] in hour.told:
+                return True
             hour.catch_up()
             return claims["jti"] in hour.ids
 
@@ -72,10 +78,11 @@ class Revocations:
 
 
 class _Hour:
-    """One file, as far as it was read."""
+    """One file, as far as it was read: `ids`. `told`: what this process was told, written or not."""
 
     def __init__(self, file: Path) -> None:
         self.ids: set[str] = set()
+        self.told: set[str] = set()
         self._file = file
         self._read = 0
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -21,7 +22,7 @@ import anyio.to_thread
 import msgspec
 
 from . import answers
-from .calls import Call, CallIds, Entry, Outcome, Submission, function_id
+from .calls import Call, CallIds, Entry, Outcome, Status, Submission, function_id
 from .captures import Captures
 from .classify.source import generated
 from .config import TRAINED, Config
@@ -66,6 +67,7 @@ class Runs(Protocol):
     def find(self, id: int) -> Function: ...
     async def submit(self, submission: Submission) -> Receipt: ...
     async def wait(self, id: int, seconds: float) -> Entry | None: ...
+    async def cancel(self, id: int) -> Status | None: ...
     async def written(self, path: Path) -> None: ...
 
 
@@ -86,6 +88,7 @@ class Training:
         self._followed: set[int] = set()
         self._changed_at: dict[int, float] = {}
         self._took: dict[int, float] = {}
+        self._running: dict[int, int] = {}  # the training call of each function
         self._turns = anyio.CapacityLimiter(AT_ONCE)
 
     def start(self, tasks: Tasks) -> None:
@@ -122,6 +125,9 @@ class Training:
         await anyio.to_thread.run_sync(_remove, function.path.parent)
         await anyio.to_thread.run_sync(_remove_empty, function.path.parent.parent)
         await self._host.written(function.path)
+        if function.id in self._running:
+            await self._host.cancel(self._running[function.id])
+        await self.captures.flush()
         await self.lessons.forget(function)
         await anyio.to_thread.run_sync(_remove, self._models(function.name))
 
@@ -198,8 +204,8 @@ class Training:
             log.info("%s: training on %d samples", function.label, count)
             try:
                 outcome = await self._run(number, function, profile, export)
-            except Draining:
-                return  # the next host goes on
+            except (Draining, NotFound):
+                return  # the next host goes on; or there is nothing any more to train
             except HostError as error:
                 await self._fail(function, profile, error.message)
             else:
@@ -217,11 +223,23 @@ class Training:
         body = msgspec.json.encode({"samples": export.name, "labels": [label.name for label in profile.labels]})
         call = Call(number, str(number), function.space, function.name, path=b"/train", headers=_JSON, body=(body,))
         receipt = await self._host.submit(Submission(call, trigger="training"))
+        self._running[function.id] = receipt.id
+        try:
+            return await self._result(function, receipt.id)
+        except NotFound:  # or it would wait for the function to come back
+            await self._host.cancel(receipt.id)
+            raise
+        finally:
+            del self._running[function.id]
+
+    async def _result(self, function: Function, call: int) -> Outcome | None:
+        """What came of a training call, once it is over; NotFound when its function was removed."""
         while True:
             asked = monotonic()
-            entry = await self._host.wait(receipt.id, STEP)
+            self._host.find(function.id)
+            entry = await self._host.wait(call, STEP)
             if entry is None or entry.status.is_final:
-                return await self._host.journal.outcome(receipt.id)
+                return await self._host.journal.outcome(call)
             if monotonic() - asked < STEP / 2:  # nobody waits any more: the host is ending
                 return None
 
@@ -268,8 +286,9 @@ def described(profile: Profile) -> dict[str, object]:
     return {"name": profile.title, "input": profile.input, "output": profile.output, "fields": fields}
 
 
+@cache
 def is_missing() -> bool:
-    """Whether what trained functions need is not installed."""
+    """Whether what trained functions need is not installed, as the host started."""
     return importlib.util.find_spec("sklearn") is None or importlib.util.find_spec("PIL") is None
 
 

@@ -46,13 +46,15 @@ __all__: Sequence[str] = (
 class Captured(msgspec.Struct, frozen=True):
     """One invocation: the sample that it makes, if it makes one, the answer, and the labels that were met in it.
 
-    Those of `names` that are not known yet become the function's.
+    Those of `names` that are not known yet become the function's. `created`: the function was made through the API; if
+    nothing is kept of it any more, it was removed meanwhile.
     """
 
     function: Function
     draft: Draft | None
     prediction: tuple[tuple[str, float], ...] = ()
     names: tuple[str, ...] = ()
+    created: bool = False
 
 
 class Lessons:
@@ -106,14 +108,14 @@ class Lessons:
 
     async def rename(self, function: Function, title: str, project: str | None) -> None:
         """Another title, another project."""
-        values = (title, project, function.id)
-        await self._change(function, lambda db: db.execute(
-            "UPDATE functions SET title = ?, project = ? WHERE number = ?", values
-        ))  # fmt: skip
+        await self._note(
+            function, "UPDATE functions SET title = ?, project = ? WHERE number = ?", (title, project, function.id)
+        )
+        self._on_change(function.id)
 
     async def forget(self, function: Function) -> None:
         """Nothing is kept of the function any more."""
-        await self._change(function, lambda db: db.execute("DELETE FROM functions WHERE number = ?", (function.id,)))
+        await self._note(function, "DELETE FROM functions WHERE number = ?", (function.id,))
 
     async def created(self) -> list[int]:
         """The numbers of the functions that were created here."""
@@ -126,12 +128,12 @@ class Lessons:
 
     async def settle(self, function: Function, revision: int, model: str, problem: str, training: bytes) -> None:
         """What came of training a function on what it was taught up to this revision; `model` empty: none."""
-        values = (revision, problem, model, model, training.decode(), function.id)
-        await self._change(function, lambda db: db.execute(
+        await self._note(
+            function,
             "UPDATE functions SET settled = ?, problem = ?, model = CASE ? WHEN '' THEN model ELSE ? END,"
             " training = ? WHERE number = ?",
-            values,
-        ))  # fmt: skip
+            (revision, problem, model, model, training.decode(), function.id),
+        )
 
     # Labels and fields.
 
@@ -217,6 +219,8 @@ class Lessons:
 
         def note(db: sqlite3.Connection) -> None:
             for one in batch:
+                if one.created and not vocabulary.is_known(db, one.function):
+                    continue
                 vocabulary.ensure(db, one.function)
                 vocabulary.learn(db, one.function.id, one.names)
                 if one.draft is not None:
@@ -273,6 +277,11 @@ class Lessons:
         finally:
             self._profiles.pop(function.id, None)
             self._on_change(function.id)
+
+    async def _note(self, function: Function, statement: str, values: tuple[object, ...]) -> None:
+        """Change what is kept of the function itself; of one that nothing is kept of, nothing."""
+        await self._writing.change(lambda db: db.execute(statement, values))
+        self._profiles.pop(function.id, None)
 
     async def _read(self, step: Step[T], nothing: T | None = None) -> T:
         """Look something up; `nothing` is what there is before anything was recorded."""

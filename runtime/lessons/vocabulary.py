@@ -51,6 +51,11 @@ def ensure(db: sqlite3.Connection, function: Function) -> None:
     )
 
 
+def is_known(db: sqlite3.Connection, function: Function) -> bool:
+    """Whether anything is kept of the function."""
+    return db.execute("SELECT 1 FROM functions WHERE number = ?", (function.id,)).fetchone() is not None
+
+
 def touch(db: sqlite3.Connection, function: int) -> None:
     """What the function's training depends on is another."""
     db.execute("UPDATE functions SET revision = revision + 1 WHERE number = ?", (function,))

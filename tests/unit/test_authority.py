@@ -13,7 +13,7 @@ import pytest
 from runtime import config
 from runtime.authority import Access, Authority, is_guarded, operator_token
 from runtime.config import Config
-from runtime.errors import BadRequest, Forbidden, HostError, InvalidClient, Unauthorized
+from runtime.errors import BadRequest, Forbidden, HostError, InvalidClient, RecordsError, Unauthorized
 from tests.unit.issuer import LocalIssuer, local_issuer
 
 pytestmark = pytest.mark.anyio
@@ -293,6 +293,18 @@ async def test_a_revoked_token_is_over(site: Site) -> None:
         assert await allowed(each, first, "read demo") == ["401"]
         assert await allowed(each, second, "read demo") == ["yes"]
         assert await allowed(each, DEMO, "read demo") == ["yes"]
+
+
+async def test_a_list_that_cannot_be_read_lets_nobody_in(site: Site) -> None:
+    """A token might be on it; those that cannot be revoked are good."""
+    site.write(SPACES)
+    authority = site.authority()
+    issued = authority.issue("ci", SECRET, None).access_token
+    (site.root / ".spaces" / "revoked").touch()
+
+    with pytest.raises(RecordsError, match="revoked"):
+        await authority.identify(issued)
+    assert await allowed(authority, DEMO, "read demo") == ["yes"]
 
 
 async def test_a_token_ends_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,8 @@ def one(size: int = 1) -> Captured:
     return Captured(WORK, Draft("sample_1", "x" * size))
 
 
-async def test_what_is_put_is_recorded_later() -> None:
+async def test_what_is_put_is_recorded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "PAUSE", 0.0)
     recorder = Recorder()
     found = Captures(recorder)  # type: ignore[arg-type]
     async with anyio.create_task_group() as tasks:
@@ -54,6 +55,20 @@ async def test_what_is_put_is_recorded_later() -> None:
             await recorder.news.wait()
         tasks.cancel_scope.cancel()
     assert recorder.batches == [[one()]]
+
+
+async def test_a_batch_that_is_full_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "PAUSE", 1000.0)
+    recorder = Recorder()
+    found = Captures(recorder)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.run)
+        for _ in range(captures.BATCH):
+            found.put(one())
+        with anyio.fail_after(20):
+            await recorder.news.wait()
+        tasks.cancel_scope.cancel()
+    assert list(map(len, recorder.batches)) == [captures.BATCH]
 
 
 async def test_what_waits_is_recorded_at_the_end() -> None:

@@ -109,6 +109,9 @@ def test_the_built_in_values() -> None:
         "keep_calls": 100_000,
         "schedule": (),
         "public": False,
+        "input": "Text",
+        "output": "Classification",
+        "capture": True,
     }
     assert msgspec.structs.asdict(ServerSettings()) == {
         "bind": "127.0.0.1:8000",
@@ -120,7 +123,12 @@ def test_the_built_in_values() -> None:
         "drain_timeout": 30.0,
         "access_log": False,
         "max_zygotes": 256,
+        "tokens": (),
+        "token_key": None,
+        "token_life": 3600.0,
+        "issuer": None,
         "projects": (),
+        "kernel_attach": True,
     }
 
 

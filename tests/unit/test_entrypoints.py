@@ -167,6 +167,14 @@ def test_what_cannot_be_served_says_why() -> None:
     assert "write it out" in why
 
 
+def test_names_that_json_does_not_have_are_none() -> None:
+    """Of an app or an action: one of them would spoil every list that it is in."""
+    text = "import kernel\na = kernel.App('\\ud800')\n@a.action('x\\udfff')\ndef f(ctx): ...\n"
+    assert read(text.encode()).found == ()
+    [entry] = read(text.replace(r"x\udfff", "x").encode()).found
+    assert (entry.app, entry.target) == ("", "x")
+
+
 @given(st.lists(st.sampled_from(["import kernel\n", "app = kernel.App('a')\n", "@app.action(", "'f'", ")\n", "def f(c)",
                                  ": ...\n", "import functions_framework\n", "@functions_framework.http\n",
                                  "def lambda_handler(e, c)", "'''", "\0", "\udcff", " "]), max_size=12))  # fmt: skip

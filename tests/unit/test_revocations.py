@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from runtime.revocations import HOUR, Revocations
 
 LATER = int(time.time()) + 600
@@ -25,6 +27,35 @@ def test_what_is_revoked_is_known_everywhere(tmp_path: Path) -> None:
     assert Revocations(lambda: tmp_path).has(claims)
     assert not one.has(kept)
     assert not other.has(kept)
+
+
+def test_what_is_revoked_again_takes_no_room(tmp_path: Path) -> None:
+    """Whoever has one token cannot fill the disk with it; also where another host was the first."""
+    one, other = Revocations(lambda: tmp_path), Revocations(lambda: tmp_path)
+    claims = {"jti": "aa", "exp": LATER}
+    one.add(claims)
+    file = tmp_path / "revoked" / str(LATER // HOUR)
+    size = file.stat().st_size
+
+    for each in (one, other, one):
+        each.add(claims)
+
+    assert file.stat().st_size == size
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    """This host knows of it at once, the others when it was told again."""
+    one = Revocations(lambda: tmp_path)
+    claims = {"jti": "aa", "exp": LATER}
+    (tmp_path / "revoked").touch()
+    with pytest.raises(OSError, match="revoked"):
+        one.add(claims)
+    assert one.has(claims)
+    (tmp_path / "revoked").unlink()
+
+    one.add(claims)
+
+    assert Revocations(lambda: tmp_path).has(claims)
 
 
 def test_a_torn_line_costs_nothing(tmp_path: Path) -> None:

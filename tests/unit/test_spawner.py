@@ -202,6 +202,7 @@ class Made:
         with anyio.fail_after(PATIENCE):
             await anyio.wait_readable(channel)
         assert channel.recv(100)[4] == wire.READY
+        await until(lambda: process.pid is not None)  # which is told by another socket
         return process, channel, queue
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...authority import Access
 from ...calls import Entry, Submission
 from ...errors import BadRequest, Forbidden, HostError, NotFound
 from ...host import Host
@@ -31,17 +32,18 @@ ASYNC_USUAL, ASYNC_LEAST, ASYNC_MOST = 900, 10, 3600  # seconds
 STOPPING = 5.0  # seconds that a call which is to stop may take to do so before its record is shown as it is
 MOST_PAYLOAD = 4_718_592  # bytes: 4.5 MB
 MOST_BODY = 2 * MOST_PAYLOAD + 65536  # bytes: in JSON text within JSON, every quote has a backslash
+NULL = msgspec.Raw(b"null")
 
 
 class Create(msgspec.Struct):
-    """A POST. What is null is as what is not there."""
+    """A POST. What is null is as what is not there. Of what may be anything no objects are made: it may be long."""
 
     app_name: str
     action_name: str
     version: str | None = None
-    payload: Any = None
+    payload: msgspec.Raw = NULL
     is_async: bool | None = msgspec.field(name="async", default=None)
-    async_timeout_seconds: Any = None
+    async_timeout_seconds: msgspec.Raw = NULL
 
 
 class Update(msgspec.Struct):
@@ -65,7 +67,7 @@ class Invocations:
 
         Also 200 when it is not, as late as the client is thought to wait: it goes on, and can be asked for by its id.
         """
-        asked, function = await self._asked(request)
+        asked, function, access = await self._asked(request)
         _check(asked, function)
         payload = _payload(asked, function)
         if asked.is_async:
@@ -73,7 +75,9 @@ class Invocations:
             return _json({"id": str(id), "action_name": action_of(function), "status": "queued"}, 202)
         credential = request.headers.get("authorization", "")
         digest = self._abandoned.digest(credential, function.space, function.name, payload)
-        found = self._abandoned.take(digest) if self._comes_again(request) else None
+        # Others may send the same to a public function; but for the credential, nothing tells their calls apart.
+        is_known = (access is not None and access.subject != "") or self._host.authority.is_open(function.space)
+        found = self._abandoned.take(digest) if is_known and self._comes_again(request) else None
         id = await self._submit(request, function, payload, SYNC_LIMIT) if found is None else found
         request.scope["call_id"] = b"%d" % id
         try:
@@ -82,7 +86,8 @@ class Invocations:
                 raise NotFound(f"invocation {id} is no longer kept")
             return _json(await self._records.created(entry))
         except (ClientLeft, HostError):  # it goes on, and is found when the client asks again
-            self._abandoned.add(id, digest)
+            if is_known:
+                self._abandoned.add(id, digest)
             raise
 
     async def get(self, request: Request) -> Response:
@@ -111,12 +116,13 @@ class Invocations:
         await self._entry(request, "read")
         return _json({"browsers": []})
 
-    async def _asked(self, request: Request) -> tuple[Create, Function]:
-        """What is to run. Who may not be let in learns nothing else, unless anybody may run that function."""
+    async def _asked(self, request: Request) -> tuple[Create, Function, Access | None]:
+        """What is to run, and who asks. Who may not be let in learns nothing, unless anybody may run that function."""
         credential = bearer(request.headers.get("authorization"))
+        access: Access | None = None
         refusal: HostError | None = None
         try:
-            await self._host.identify(credential)
+            access = await self._host.identify(credential)
         except HostError as error:
             refusal = error
         try:
@@ -124,8 +130,10 @@ class Invocations:
             function = self._apps.find(asked.app_name, asked.action_name, asked.version)
             await self._admit(function, credential)
         except HostError as error:
+            if isinstance(error, NotFound) and access is not None and not access.subject:
+                refusal = access.refusal("invoke", None)  # as for what is there: without a token nobody can tell
             raise refusal or error from None
-        return asked, function
+        return asked, function, access
 
     async def _admit(self, function: Function, credential: str | None) -> None:
         """Nothing, if this function may be run. Forbidden; NotFound for who may not even know of it."""
@@ -170,9 +178,11 @@ def _check(asked: Create, function: Function) -> None:
 
 def _payload(asked: Create, function: Function) -> str:
     """The JSON text for the function, empty for none; BadRequest."""
-    payload = "" if asked.payload is None else asked.payload
-    if not isinstance(payload, str):
-        raise BadRequest("payload must be a string that contains JSON: encode the value, such as json.dumps(value)")
+    try:
+        payload = msgspec.json.decode(asked.payload, type=str | None) or ""
+    except ValueError:
+        message = "payload must be a string that contains JSON: encode the value, such as json.dumps(value)"
+        raise BadRequest(message) from None
     size = len(payload.encode())
     limit = min(MOST_PAYLOAD, function.settings.max_body)
     if size > limit:
@@ -188,8 +198,12 @@ def _payload(asked: Create, function: Function) -> str:
 
 
 def _async_timeout(asked: Create) -> float:
-    seconds = ASYNC_USUAL if asked.async_timeout_seconds is None else asked.async_timeout_seconds
-    if not isinstance(seconds, int) or not ASYNC_LEAST <= seconds <= ASYNC_MOST:
+    try:
+        seconds = msgspec.json.decode(asked.async_timeout_seconds, type=int | None)
+    except ValueError:
+        seconds = 0
+    seconds = ASYNC_USUAL if seconds is None else seconds
+    if not ASYNC_LEAST <= seconds <= ASYNC_MOST:
         raise BadRequest(f"async_timeout_seconds must be a whole number from {ASYNC_LEAST} to {ASYNC_MOST}")
     return float(seconds)
 

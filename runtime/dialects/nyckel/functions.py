@@ -74,7 +74,7 @@ class Functions:
         start, count = queries.bounds(request.query_params)
         found = await self._reach.functions(request)
         headers = queries.link(request, {"startIndex": start + count}) if len(found) > start + count else None
-        return told([_described(subject) for subject in found[start : start + count]], headers)
+        return told([_described(await self._reach.subject(one)) for one in found[start : start + count]], headers)
 
     async def _create(self, request: Request) -> Response:
         access = await self._reach.access(request)
@@ -85,7 +85,7 @@ class Functions:
         kind = _one_of("input", wanted.input, ("Text", "Image", "Tabular"))
         output = _one_of("output", wanted.output, ("Classification", "Tags"))
         function = await self._host.training.create(name, kind, output, wanted.projectId)
-        return told(_described(Subject(function, await self._host.training.lessons.profile(function))))
+        return told(_described(await self._reach.subject(function)))
 
     async def _show(self, request: Request) -> Response:
         subject = await self._reach.function(request, "read")

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from ... import answers
 from ...calls import Outcome, Status, Submission
-from ...errors import BadRequest, CallerError, Draining, HostError
+from ...errors import BadRequest, CallerError, Draining, FunctionError, FunctionTimeout, HostError
 from ...host import Host
 from ...lessons import Captured, Draft, ids
 from ...lessons.samples import CAPTURED
@@ -32,15 +32,10 @@ METADATA = b"nyckel-metadata"
 PASSED = (400, 402, 413, 415, 429, 503)  # a function's own statuses that clients know; others become 400 and 500
 
 
-class Failed(HostError):
-    """The function failed."""
-
-
-class Late(HostError):
+class Late(FunctionTimeout):
     """The function did not answer in time."""
 
     status = 503
-    code = "timeout"
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -109,7 +104,8 @@ class Invoke:
         if draft is None and not names:
             return False
         prediction = verdicts.present(verdict) if profile.is_tags else verdict[:1]
-        return self._host.training.captures.put(Captured(function, draft, prediction, names)) and draft is not None
+        captured = Captured(function, draft, prediction, names, profile.created)
+        return self._host.training.captures.put(captured) and draft is not None
 
 
 def _wishes(query: QueryParams) -> Wishes:
@@ -139,7 +135,7 @@ def _value(outcome: Outcome) -> bytes:
         code = 503
     elif code not in PASSED:
         code = 400 if code < 500 else 500
-    failure: HostError = CallerError(answer.message) if code < 500 else Failed(answer.message)
+    failure: HostError = CallerError(answer.message) if code < 500 else FunctionError(answer.message)
     failure.status = code
     raise failure
 

@@ -47,30 +47,39 @@ class Reach:
         id: str = request.path_params["function"]
         function = self._found(id)
         if function is not None and scope == "invoke" and function.settings.public:
-            return await self._subject(function)
+            return await self.subject(function)
         access = await self.access(request)
         if function is None or not any(access.may(each, function.space, function.name) for each in SCOPES):
             if not access.subject and not self._is_open():
                 raise access.refusal(scope, function.space if function else TRAINED)
             raise NotFound(f"there is no function {id[:100]} here", details={"function": id})
         access.require(scope, function.space, function.name)
-        return await self._subject(function)
+        return await self.subject(function)
 
-    async def functions(self, request: Request) -> list[Subject]:
-        """All that may be read."""
+    async def functions(self, request: Request) -> list[Function]:
+        """All that may be read, by name."""
         access = await self.access(request)
-        found = sorted(self._host.registry.functions.values(), key=lambda function: function.label)
-        return [await self._subject(one) for one in found if access.may("read", one.space, one.name)]
+        found = [one for one in self._host.registry.functions.values() if access.may("read", one.space, one.name)]
+        return sorted(found, key=lambda function: function.label)
+
+    async def subject(self, function: Function) -> Subject:
+        """The function with what is kept of it."""
+        return Subject(function, await self._host.training.lessons.profile(function))
 
     def _found(self, id: str) -> Function | None:
         number = ids.function_number(id)
+        if number is None:
+            return self._named(id)
         try:
-            return self._host.find(number) if number is not None else None
+            return self._host.find(number)
         except NotFound:
             return None
 
-    async def _subject(self, function: Function) -> Subject:
-        return Subject(function, await self._host.training.lessons.profile(function))
+    def _named(self, slug: str) -> Function | None:
+        """The function that is called `space-name`: an id that a person can write. Both may have hyphens in them."""
+        functions = self._host.registry.functions
+        places = [at for at, character in enumerate(slug) if character == "-"]
+        return next((found for at in places if (found := functions.get((slug[:at], slug[at + 1 :])))), None)
 
     def _is_open(self) -> bool:
         """Whether nobody needs a token for anything: then there is none to ask for."""

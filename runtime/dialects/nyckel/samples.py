@@ -101,11 +101,12 @@ class Samples:
 
     async def _show(self, request: Request) -> Response:
         function, profile = await self._reach.function(request, "read")
-        return told(_shown(await self._lessons.sample(function, request.path_params["sample"]), profile))
+        id = await self._named(request)
+        return told(_shown(await self._lessons.sample(function, id), profile))
 
     async def _remove(self, request: Request) -> Response:
         function, _ = await self._reach.function(request, "deploy")
-        await self._lessons.remove_sample(function, request.path_params["sample"])
+        await self._lessons.remove_sample(function, await self._named(request))
         return told({})
 
     async def _remove_external(self, request: Request) -> Response:
@@ -113,6 +114,7 @@ class Samples:
         external_id = queries.text(request.query_params, "externalId")
         if external_id is None:
             raise BadRequest("say which sample: /samples/{id}, or /samples?externalId=…")
+        await self._host.training.captures.flush()
         await self._lessons.remove_external(function, external_id)
         return told({})
 
@@ -120,13 +122,19 @@ class Samples:
         function, profile = await self._reach.function(request, "deploy")
         sent = await read_json(request, Annotation | list[Annotation], LIMIT)  # type: ignore[arg-type]
         marks = _marks(sent, profile)
-        sample = await self._lessons.annotate(function, request.path_params["sample"], marks, tags=profile.is_tags)
+        sample = await self._lessons.annotate(function, await self._named(request), marks, tags=profile.is_tags)
         return told(_annotation(sample, profile))
 
     async def _clear(self, request: Request) -> Response:
         function, profile = await self._reach.function(request, "deploy")
-        await self._lessons.annotate(function, request.path_params["sample"], (), tags=profile.is_tags)
+        await self._lessons.annotate(function, await self._named(request), (), tags=profile.is_tags)
         return told({})
+
+    async def _named(self, request: Request) -> str:
+        """The id in the address. Its invocation may have been a moment ago, and not be noted yet."""
+        await self._host.training.captures.flush()
+        id: str = request.path_params["sample"]
+        return id
 
 
 def _marks(sent: Annotation | list[Annotation] | None, profile: Profile) -> tuple[Mark, ...]:

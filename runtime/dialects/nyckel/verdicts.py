@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import HostError
+from ...errors import FunctionError
 from ...lessons import Profile, ids
 
 PRESENT = 0.5  # from this confidence on, a tag is taken to be there
@@ -20,10 +20,8 @@ SLACK = 1e-6  # by which rounding may take a confidence beyond 0 and 1
 Verdict = tuple[tuple[str, float], ...]  # label names and confidences, the best first
 
 
-class NoLabel(HostError):
+class NoLabel(FunctionError):
     """The function did not answer with a label."""
-
-    code = "no_label"
 
 
 def read(value: bytes, profile: Profile) -> Verdict:

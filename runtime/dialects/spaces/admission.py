@@ -5,11 +5,18 @@ Used by the other modules of this dialect; asks `host.py`.
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 
-from ...authority import Access
+from ...authority import Access, Authority
 from ...host import Host
 from ...request import bearer
+
+# Where a token may begin and end. A token may itself have any of these but spaces in it, and several headers are joined
+# by commas: so each way of cutting is tried.
+CUTS = tuple(map(re.compile, (rb",?\s+", rb"[\s,]+", rb'[\s,;="]+')))
+MOST_PARTS = 100  # no scheme has as many
 
 
 def credential(request: Request) -> str | None:
@@ -41,5 +48,10 @@ async def admit(host: Host, space: str, name: str, authorization: bytes | None) 
         await host.authorize("invoke", space, name, bearer(authorization))
     if authorization is None or not (is_open or authority.is_public(space, name)):
         return None
-    tokens = map(bearer, authorization.split(b","))  # several headers were joined
-    return None if any(token is not None and authority.is_ours(token) for token in tokens) else authorization
+    return None if _holds_ours(authority, authorization) else authorization
+
+
+def _holds_ours(authority: Authority, authorization: bytes) -> bool:
+    """Whether a token of the host's is in it, in whatever way it is written, or it has too many parts to tell."""
+    parts = {part for cut in CUTS for part in cut.split(authorization)}
+    return len(parts) > MOST_PARTS or any(authority.is_ours(part.decode("latin-1")) for part in parts)

@@ -142,7 +142,12 @@ def _header_pairs(value: Mapping[Any, Any], key: str) -> list[tuple[Any, Any]]:
     given = value.get(key) or {}
     if not isinstance(given, Mapping):
         raise NotEncodable(f"the function returned {jsons.describe(given)} as {key}; it takes a dict")
-    return [(name, each) for name, values in given.items() for each in _several(values)]
+    return [(name, _header_value(each)) for name, values in given.items() for each in _several(values)]
+
+
+def _header_value(value: Any) -> Any:
+    """API Gateway takes booleans and numbers, as in `"Access-Control-Allow-Credentials": True`."""
+    return jsons.dumps(value).decode() if isinstance(value, (bool, float)) else value
 
 
 def _several(values: Any) -> Any:

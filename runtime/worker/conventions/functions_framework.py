@@ -41,7 +41,11 @@ def adapt(module: ModuleType, spec: dict[str, Any]) -> Adapted:
             # Flask's routes play no part: whatever the path, it is this function's.
             app.dispatch_request = lambda *_: run(info)
             response = app.full_dispatch_request()
-            body = response.get_data()
+            response.direct_passthrough = False  # of a file: it is to be read here
+            try:
+                body = response.get_data()
+            finally:
+                response.close()
         return whole(response.status_code, headers_of(list(response.headers)), b"", body, limit)
 
     return Adapted(handle, call)
@@ -108,6 +112,7 @@ def environ(info: CallInfo) -> dict[str, Any]:
         "wsgi.run_once": False,
     }
     for name in headers:
-        if name not in ("content-type", "content-length"):
+        # "_" and "-" are the same here: with one, a client could set anew what a proxy has set with the other.
+        if name not in ("content-type", "content-length") and "_" not in name:
             variables["HTTP_" + name.upper().replace("-", "_")] = ",".join(headers.getlist(name))
     return variables

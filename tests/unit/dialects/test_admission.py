@@ -16,7 +16,8 @@ from tests.unit.dialects.standin import AT, SUBMIT, Edge, edge
 pytestmark = pytest.mark.anyio
 
 ALL, OTHER, ONE, LOOK = "token-for-everything", "token-for-another-space", "token-for-work-only", "token-to-look-at-it"
-ENVIRON = {"ALL": ALL, "OTHER": OTHER, "ONE": ONE, "LOOK": LOOK}
+COMMA = "token,with,commas"
+ENVIRON = {"ALL": ALL, "OTHER": OTHER, "ONE": ONE, "LOOK": LOOK, "COMMA": COMMA}
 GUARDED = """
 [server]
 tokens = ["env:ALL"]
@@ -217,6 +218,22 @@ async def test_a_function_that_looks_itself_sees_what_is_not_ours(site: Site) ->
             assert answer.status_code == 202, answer.text
             assert (b"authorization\0" + value.encode() in site.stored) == seen
             assert OTHER.encode() not in site.stored
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"Token {OTHER}", OTHER, f"Bearer\t{OTHER}", f"Basic x, Bearer {OTHER}", f"Basic x,Bearer {OTHER}",
+     f"Bearer {COMMA}", f"Bearer x, Bearer {COMMA}", f'Custom token="{OTHER}"', f"Custom token={OTHER};a=b",
+     " ".join(map(str, range(1000)))],
+)  # fmt: skip
+async def test_a_token_of_ours_is_kept_back_wherever_it_stands(site: Site, value: str) -> None:
+    """In whatever way it was written: nobody but the host is to see it."""
+    text = "[spaces.other]\ntokens = ['env:OTHER', 'env:COMMA']"
+    for configured, at in ((f"{GUARDED}\n{text.replace('other', 'third')}", "/spaces/demo/functions/page"), (text, AT)):
+        site.configure(configured)
+        answer = await site.ask("POST", f"{at}/async-invoke", None, headers={"Authorization": value})
+        assert answer.status_code == 202, answer.text
+        assert b"authorization" not in site.stored
 
 
 async def test_two_credentials_are_none(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,6 +204,20 @@ async def test_a_payload_may_have_four_and_a_half_megabytes() -> None:
     assert "at most 10" in large.json()["message"]
 
 
+@pytest.mark.parametrize("field", ["payload", "async_timeout_seconds", "other"])
+def test_what_is_no_payload_is_not_built(field: str) -> None:
+    """Millions of small objects, in what is refused anyway, would take many times the memory of the request."""
+    body = b'{"app_name":"a","action_name":"b","%b":[%b]}' % (field.encode(), b",".join([b"{}"] * 100_000))
+    tracemalloc.start()
+    try:
+        msgspec.json.decode(body, type=invocations.Create)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2 * len(body)
+
+
 @pytest.mark.parametrize("seconds", [9, 3601, -1, 0, "60", 60.5, True, [], 10**30])
 async def test_a_time_limit_out_of_range_is_refused(seconds: Any) -> None:
     """Where it is async; else it is passed over."""
@@ -298,9 +313,9 @@ class Leaver:
     def __init__(self, site: Edge) -> None:
         self.site = site
 
-    async def leave(self, retry: int = 0, payload: str = "{}", key: str = "k") -> None:
+    async def leave(self, retry: int = 0, payload: str = "{}", key: str | None = "k", action: str = "work") -> None:
         """Ask, and leave without an answer."""
-        body = json.dumps({**ASKED, "payload": payload}).encode()
+        body = json.dumps({**ASKED, "action_name": action, "payload": payload}).encode()
         before = len(self.site.journal.submissions)
         sent = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -316,8 +331,10 @@ class Leaver:
 
         headers = [
             (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
-            (b"authorization", b"Bearer " + key.encode()), (b"x-stainless-retry-count", b"%d" % retry),
+            (b"x-stainless-retry-count", b"%d" % retry),
         ]  # fmt: skip
+        if key is not None:
+            headers.append((b"authorization", b"Bearer " + key.encode()))
         app = self.site.client._transport.app  # type: ignore[attr-defined]
         scope = {
             "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/invocations",
@@ -330,6 +347,17 @@ class Leaver:
 def again(key: str = "k", retry: str = "1") -> dict[str, str]:
     """Headers of a request that comes again."""
     return {"Authorization": f"Bearer {key}", "x-stainless-retry-count": retry}
+
+
+async def test_who_may_run_finds_it_again_without_reading() -> None:
+    """By the key, which is known to be that of the one who left."""
+    async with edge() as site:
+        guard(site)
+        await Leaver(site).leave(key="runner")
+        (number,) = site.journal.submissions
+        site.journal.end(number, answered())
+
+        assert (await make(site, again("runner"), payload="{}")).json()["id"] == str(number)
 
 
 async def test_who_comes_again_finds_what_was_begun() -> None:
@@ -967,6 +995,40 @@ async def test_what_is_not_there_and_what_is_another_s_look_the_same() -> None:
         hidden = await make(site, bearing("elsewhere"))
 
     assert missing.json()["message"].replace("none", "work") == hidden.json()["message"]
+
+
+async def test_without_a_key_nothing_is_told_of_a_guarded_space() -> None:
+    """Not even which functions it has; in a space that is open to all, what is not there is not there."""
+    async with edge() as site:
+        guard(site)
+        site.host.authority = type(site.host.authority)(lambda: site.host.config, open=lambda: True)
+        labelled(site, "free", "", "", space="plain")
+        statuses = [
+            (await make(site, app_name=app, action_name=action, version=version, **{"async": True})).status_code
+            for app, action, version in (
+                ("demo", "work", "latest"), ("demo", "none", "latest"), ("demo", "work", "2"), ("none", "x", "latest"),
+                ("plain", "free", "latest"), ("demo", "open", "latest"),
+            )
+        ]  # fmt: skip
+        bad = await site.client.post("/invocations", content=b"[")
+
+    assert statuses == [401, 401, 401, 401, 202, 401]
+    assert bad.status_code == 400
+
+
+@pytest.mark.parametrize("key", [None, "anything"])
+async def test_who_cannot_be_told_apart_gets_no_call_of_another(key: str | None) -> None:
+    """Anybody may run a public function, and say that he comes again."""
+    async with edge() as site:
+        site.host.add("open")
+        guard(site)
+        headers = {**bearing(key), "x-stainless-retry-count": "1"}
+        await Leaver(site).leave(key=key, action="open")
+        async with made(site, headers, action_name="open", payload="{}") as answers:
+            site.journal.end(site.last.call.id, answered())
+
+        assert answers[0].status_code == 200
+        assert len(site.journal.submissions) == 2
 
 
 # Times.

@@ -253,6 +253,14 @@ async def test_what_was_captured_and_annotated_stays(lessons: Lessons) -> None:
     assert first.id in {sample.id for sample in (await lessons.list_samples(WORK, Wanted())).samples}
 
 
+async def test_nothing_is_kept_of_a_function_that_was_removed(lessons: Lessons) -> None:
+    await lessons.create(WORK.id, "demo", "work", "Work", "Text", "Classification", None)
+    await lessons.forget(WORK)
+    await lessons.capture([Captured(WORK, draft("a", origin=CAPTURED), created=True)], 10, 1000)
+
+    assert (await lessons.counts(WORK)).samples == 0
+
+
 async def test_an_external_id_stays_with_the_first_sample(lessons: Lessons) -> None:
     one, two = (draft(text, origin=CAPTURED, external_id="7") for text in "ab")
     await lessons.capture([Captured(WORK, one), Captured(WORK, two)], 10, 1000)

@@ -105,6 +105,10 @@ def test_the_context() -> None:
             (200, [("content-type", "text/plain"), ("x-a", "1")], b"x"),
         ),
         (
+            {"statusCode": 200, "headers": {"X-A": True, "x-b": False, "x-c": 1.5}, "body": "1"},
+            (200, [JSON, ("x-a", "true"), ("x-b", "false"), ("x-c", "1.5")], 1),
+        ),
+        (
             {"statusCode": 200, "headers": {"x-a": "0"}, "multiValueHeaders": {"X-A": ["1", "2"]}, "body": "1"},
             (200, [JSON, ("x-a", "1"), ("x-a", "2")], 1),
         ),

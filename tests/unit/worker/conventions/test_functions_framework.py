@@ -14,8 +14,10 @@ from tests.unit.worker.conventions.imported import call, loaded, shown
 pytest.importorskip("functions_framework")
 
 FILE = """
+    import io
     import flask
     import functions_framework
+    closed = []
 
     @functions_framework.http
     def page(request):
@@ -26,6 +28,13 @@ FILE = """
             response.set_cookie("a", "1")
             response.set_cookie("b", "2")
             return response
+        if request.path == "/file":
+            return flask.send_file(io.BytesIO(b"of a file"), mimetype="image/png")
+        if request.path == "/close":
+            response = flask.make_response("open")
+            response.call_on_close(lambda: closed.append(request.path))
+            return response
+        if request.path == "/closed": return closed
         if request.path == "/stream": return flask.stream_with_context(iter([request.method, "!"]))
         return {"path": request.path, "args": request.args.getlist("a"), "json": request.get_json(silent=True),
                 "header": request.headers["X-A"], "url": request.url, "from": request.remote_addr}
@@ -76,6 +85,22 @@ def test_http_answers_as_flask_does() -> None:
     assert [value for name, value in headers if name == "set-cookie"] == ["a=1; Path=/", "b=2; Path=/"]
     with pytest.raises(KeyError):
         page.call(call(path=b"/raise"))
+
+
+def test_a_file_is_sent_and_what_is_to_be_closed_is_closed() -> None:
+    """As a WSGI server does."""
+    page = function("page")
+    answer = page.call(call(path=b"/file"))
+    assert (answer.status, answer.body) == (200, b"of a file")
+    assert page.call(call(path=b"/close")).body == b"open"
+    assert shown(page.call(call(path=b"/closed")))[2] == ["/close"]
+
+
+def test_a_header_cannot_pass_for_another() -> None:
+    """WSGI has no difference between `-` and `_`: what a proxy has set could be set anew by its clients."""
+    variables = environ(call(headers={"x-user": "alice", "x_user": "mallory", "content_length": "7"}))
+    assert variables["HTTP_X_USER"] == "alice"
+    assert "HTTP_CONTENT_LENGTH" not in variables
 
 
 def test_typed_gets_its_type() -> None:
