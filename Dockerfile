@@ -33,7 +33,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", \
     "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/healthz', timeout=2)"]
 
-# --open: in a container the host must listen on all addresses, and it refuses to do so unasked, because whoever
-# reaches it may run every function. Put a proxy that authenticates in front, or publish the port on loopback
-# only, as above.
+# --open: in a container the host must listen on all addresses, and without tokens it refuses to do so unasked, because
+# whoever reaches it may run every function. Publish the port on loopback only, as above, or put tokens into spaces.toml
+# (docs/how-to/authenticate.md) and leave --open out: docker run … spaces spaces serve /app --bind 0.0.0.0:8000
 CMD ["spaces", "serve", "/app", "--bind", "0.0.0.0:8000", "--open"]
