@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .clock import date_header
 from .dialects import DIALECTS, dialect_of, spaces
-from .errors import Draining, HostError, MethodNotAllowed, NotFound
+from .errors import BadRequest, Draining, HostError, MethodNotAllowed, NotFound
 from .host import Host
 from .request import bearer
 
@@ -174,7 +174,10 @@ async def _linger(receive: Receive) -> None:
 def _drop_authority(scope: Scope) -> None:
     """Of `http://host/path` in a request line, leave `/path`, which is what all others send."""
     target: bytes = scope["raw_path"]
-    raw = urlsplit(target).path or b"/"
+    try:
+        raw = urlsplit(target).path or b"/"
+    except ValueError:
+        raise BadRequest("the host in the address is malformed") from None
     scope["raw_path"], scope["path"] = raw, unquote(raw.decode("ascii", "replace"))
 
 

@@ -264,7 +264,7 @@ class _Table:
     def __init__(self, config: Config) -> None:
         server = config.server
         self.config = config
-        self.server_guarded = bool(server.tokens) or server.issuer is not None
+        self.server_guarded = server.is_guarded
         self.tokens: list[tuple[str | None, Token]] = [(None, token) for token in server.tokens]
         self.clients: list[tuple[str, Client]] = []
         self.subjects: list[tuple[str, str, Grant]] = []
@@ -273,7 +273,7 @@ class _Table:
             self.tokens += [(name, token) for token in space.tokens]
             self.clients += [(name, client) for client in space.clients]
             self.subjects += [(name, each.subject, each.grant) for each in space.subjects]
-            if space.tokens or space.clients or space.subjects:
+            if space.is_guarded:
                 guarded.add(name)
         self.guarded = frozenset(guarded)
 

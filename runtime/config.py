@@ -63,6 +63,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     issuer: Issuer | None = None
     projects: tuple[str, ...] = ()
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it says who may call, wherever no space does."""
+        return bool(self.tokens) or self.issuer is not None
+
 
 class SpaceSettings(msgspec.Struct, frozen=True):
     """One `[spaces.NAME]` table; the settings in it are whole, with all that they inherit."""
@@ -73,6 +78,11 @@ class SpaceSettings(msgspec.Struct, frozen=True):
     tokens: tuple[Token, ...] = ()
     clients: tuple[Client, ...] = ()
     subjects: tuple[Subject, ...] = ()
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it says who may call."""
+        return bool(self.tokens or self.clients or self.subjects)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -143,8 +153,27 @@ def load(root: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def reload(config: Config) -> Config:
-    """The same ROOT as it is now. Raises ConfigError."""
-    return load(config.root, environ={**os.environ, **config.overrides})
+    """The same ROOT as it is now. Raises ConfigError, also where what was guarded would be open from now on.
+
+    A file is missing, empty or cut short for a moment while some editors save it, and a host must not open by that.
+    """
+    after = load(config.root, environ={**os.environ, **config.overrides})
+    if opened := _opened(config, after):
+        raise toml.refusal(
+            [f"{config.file}: it names nobody any more who may call {opened}; to open that, start the host anew"]
+        )
+    return after
+
+
+def _opened(before: Config, after: Config) -> str:
+    """What somebody was named for before, and nobody is now."""
+    if after.server.is_guarded:
+        return ""
+    if before.server.is_guarded:
+        return "this host"
+    still = {name for name, space in after.spaces.items() if space.is_guarded}
+    lost = [name for name, space in before.spaces.items() if space.is_guarded and name not in still]
+    return ", ".join(f"the space {name}" for name in sorted(lost))
 
 
 def with_trained(config: Config) -> Config:

@@ -39,7 +39,7 @@ def make_folder(state: Path) -> bool:
     """Make the state folder, which git is told to leave alone; whether it was not there before."""
     if state.exists():
         return False
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)  # what was sent and answered is nobody else's to read
     (state / ".gitignore").write_text("*\n")
     return True
 

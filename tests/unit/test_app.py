@@ -489,6 +489,8 @@ async def test_the_address_may_be_whole(client: Client) -> None:
     assert client.host.calls[0].path == b"/a%20b"
     assert page.status == 200
     assert root.error["message"] == "there is nothing at /"
+    broken = await client.request("http://[example.com/healthz")
+    assert (broken.status, broken.error["message"]) == (400, "the host in the address is malformed")
 
 
 async def test_the_pages_of_a_host(client: Client) -> None:

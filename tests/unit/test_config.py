@@ -924,3 +924,37 @@ def test_reload_keeps_what_was_set_instead_of_the_file(root: Root, monkeypatch: 
     changed = reload(config)
     assert changed.server == config.server
     assert (changed.defaults.timeout, changed.defaults.secrets) == (2.0, {"key": "value"})
+
+
+TOKEN = 'tokens = ["sha256:%s"]\n' % ("ab" * 32)
+GUARDED = f"[spaces.demo]\n{TOKEN}[spaces.other]\n{TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "opened"),
+    [
+        (GUARDED, None, "the space demo, the space other"),
+        (GUARDED, "", "the space demo, the space other"),
+        (GUARDED, f"[spaces.demo]\n{TOKEN}", "the space other"),
+        (GUARDED, f"[spaces.demo]\n[spaces.other]\n{TOKEN}", "the space demo"),
+        (f"[server]\n{TOKEN}", None, "this host"),
+        (f"[server]\n{TOKEN}", GUARDED, "this host"),
+    ],
+)
+def test_reload_opens_nothing_that_was_guarded(root: Root, before: str, after: str | None, opened: str) -> None:
+    """A file that is away, empty or cut short for a moment must not let everybody in: the settings before go on."""
+    config = root.load(before)
+    file = root.folder / "spaces.toml"
+    file.unlink() if after is None else file.write_text(after)
+
+    with pytest.raises(ConfigError, match=f"who may call {opened};"):
+        reload(config)
+
+
+@pytest.mark.parametrize("after", [f"[server]\n{TOKEN}", GUARDED.replace("ab", "cd"), GUARDED + "[spaces.more]\n"])
+def test_reload_takes_other_tokens(root: Root, after: str) -> None:
+    """As long as there are some."""
+    config = root.load(GUARDED)
+    (root.folder / "spaces.toml").write_text(after)
+
+    assert reload(config) == root.load(after)

@@ -64,6 +64,7 @@ def test_git_leaves_the_state_folder_alone(tmp_path: Path) -> None:
     with told(tmp_path / "made", "http://127.0.0.1:1"):
         pass
     assert (tmp_path / "made" / ".gitignore").read_text() == "*\n"
+    assert (tmp_path / "made").stat().st_mode & 0o077 == 0  # what is in it is nobody else's to read
     with told(tmp_path, "http://127.0.0.1:1"):
         pass
     assert not (tmp_path / ".gitignore").exists()

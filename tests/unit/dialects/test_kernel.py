@@ -619,6 +619,27 @@ async def test_a_deep_part_is_found_page_by_page(monkeypatch: pytest.MonkeyPatch
     assert [each["id"] for each in part.json()] == ids[4:9]
 
 
+async def test_what_is_passed_over_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those before the part, no outcomes: there may be thousands of them that were cancelled."""
+    async with edge() as site:
+        for _ in range(4):
+            site.journal.change(await queued(site), status=Status.CANCELLED, finished_at=1.0)
+        asked: list[int] = []
+        read = site.journal.outcome
+
+        async def outcome(id: int) -> Outcome | None:
+            asked.append(id)
+            return await read(id)
+
+        monkeypatch.setattr(site.journal, "outcome", outcome)
+        shown = (await site.client.get("/invocations", params={"limit": 1, "offset": 2})).json()
+        assert asked == [int(shown[0]["id"])]
+        monkeypatch.setattr(listing, "ROOM", 0)
+        site.journal.outcomes[asked[0]] = Outcome(200, b"", b"", True, 0.0, "cancelled")
+        shown = (await site.client.get("/invocations", params={"limit": 1, "offset": 2})).json()
+        assert [each["status"] for each in shown] == ["succeeded"]
+
+
 async def test_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alone finds what it says, and the others nothing."""
     async with edge() as site:
