@@ -16,6 +16,7 @@ from .lessons import Captured, Lessons
 
 MOST_WAITING = 1000  # invocations
 MOST_WAITING_BYTES = 64 * 1024 * 1024
+OVERHEAD = 100  # bytes of a label besides its name
 BATCH = 100
 PAUSE = 5.0  # seconds from the first that waits until all that wait are noted, unless somebody asks for one
 KEPT = 10_000  # captured samples of one function, the newest
@@ -64,7 +65,7 @@ class Captures:
             await self.flush()
 
     async def flush(self) -> None:
-        """Note everything that waits now."""
+        """Note everything that waits now. After a failure the rest waits on: the next try would take as long."""
         async with self._turn:
             while self._waiting:
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
@@ -74,6 +75,16 @@ class Captures:
                         await self._lessons.capture(batch, KEPT, KEPT_BYTES)
                 except HostError as error:
                     self._drop(len(batch), error.message)
+                    if self._waiting:
+                        self._news.set()
+                    return
+
+    async def close(self) -> None:
+        """The last flush: what cannot be noted now is not noted."""
+        await self.flush()
+        if self._waiting:
+            self._drop(len(self._waiting), "the host has ended")
+            self._waiting.clear()
 
     def _drop(self, count: int, reason: str) -> None:
         self.dropped += count
@@ -83,4 +94,7 @@ class Captures:
 
 
 def _size(captured: Captured) -> int:
-    return len(captured.draft.data) if captured.draft is not None else 0
+    """About how much memory it takes."""
+    draft, labels = captured.draft, (*captured.names, *(name for name, _ in captured.prediction))
+    texts = (draft.data, draft.metadata or "", draft.external_id or "") if draft is not None else ()
+    return sum(map(len, texts)) + sum(OVERHEAD + len(name) for name in labels)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import re
-import shutil
-from contextlib import suppress
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -24,17 +22,19 @@ import msgspec
 from . import answers
 from .calls import Call, CallIds, Entry, Outcome, Status, Submission, function_id
 from .captures import Captures
+from .classify import headers
 from .classify.source import generated
 from .config import TRAINED, Config
 from .errors import BadRequest, Conflict, Draining, HostError, NotFound, RecordsError
 from .journal import Journal, Receipt
-from .lessons import Lessons, Profile, ids
+from .lessons import Lessons, Profile, files, ids
 from .registry import Function
 from .tasks import Tasks
-from .whereabouts import make_folder
 
 QUIET = 0.5  # seconds without a change after which a training begins
 LONGEST_QUIET = 60.0  # seconds: as long as the last one took, but no longer
+AGAIN = 30.0  # seconds until a training is tried again that could not begin: too many calls wait, the disk is full
+GLANCE = 60.0  # seconds between looks at what other hosts have left
 AT_ONCE = 2  # trainings
 STEP = 60.0  # seconds between two looks at one that runs
 MODELS_KEPT = 5
@@ -81,7 +81,7 @@ class Training:
     def __init__(self, host: Runs) -> None:
         self._host = host
         self._state = host.config.server.state
-        self.lessons = Lessons(self._state, self.changed)
+        self.lessons = Lessons(self._state, self.changed, lambda function: function.path == self._file(function.name))
         self.captures = Captures(self.lessons)
         self._tasks: Tasks | None = None
         self._asked: set[int] = set()
@@ -90,23 +90,25 @@ class Training:
         self._took: dict[int, float] = {}
         self._running: dict[int, int] = {}  # the training call of each function
         self._turns = anyio.CapacityLimiter(AT_ONCE)
+        self._files = anyio.Lock()  # what is removed must not be written again by who has just looked at it
 
     def start(self, tasks: Tasks) -> None:
         """Begin: with what the host before has left undone."""
         self._tasks = tasks
         tasks.start_soon(self.captures.run)
         tasks.start_soon(self._resume)
+        tasks.start_soon(self._look_at_others)
 
     async def close(self) -> None:
         """Note what waits to be noted, and let go of the files."""
         with anyio.CancelScope(shield=True):
-            await self.captures.flush()
+            await self.captures.close()
             await self.lessons.close()
 
     # Functions come and go.
 
     async def create(self, title: str, input: str, output: str, project: str | None) -> Function:
-        """A new function in the space `trained`, which can be called when this returns; Conflict."""
+        """A new function in the space `trained`, which can be called when this returns; Conflict, RecordsError."""
         if self._host.config.trained_dir is None:
             raise Conflict(
                 f"functions cannot be created here: the space `{TRAINED}`, in which they would be, is a folder of your"
@@ -117,31 +119,49 @@ class Training:
         number = function_id(TRAINED, name)
         await self.lessons.create(number, TRAINED, name, title, input, output, project)
         profile = Profile(number, TRAINED, name, title, input, output, created=True)
-        await self._write(profile)
+        try:
+            async with self._files:
+                await self._put(profile)
+        except OSError as error:
+            await self.lessons.forget(number)
+            log.error("the file of a new function cannot be written: %s", error)
+            raise RecordsError("the file of the new function cannot be written") from None
         return self._host.lookup(TRAINED, name)
 
     async def remove(self, function: Function) -> None:
-        """A created function goes: its file, its models, and all that it was taught."""
-        await anyio.to_thread.run_sync(_remove, function.path.parent)
-        await anyio.to_thread.run_sync(_remove_empty, function.path.parent.parent)
-        await self._host.written(function.path)
-        if function.id in self._running:
-            await self._host.cancel(self._running[function.id])
-        await self.captures.flush()
-        await self.lessons.forget(function)
-        await anyio.to_thread.run_sync(_remove, self._models(function.name))
+        """A created function goes: its file, its models, and all that it was taught; Conflict."""
+        if function.path != self._file(function.name):  # its folder may hold anything
+            raise Conflict(f"`{function.label}` is a file of your own by now; remove that, and the function is gone")
+        async with self._files:
+            await anyio.to_thread.run_sync(files.remove, function.path.parent)
+            await anyio.to_thread.run_sync(files.remove_empty, function.path.parent.parent)
+            await self._host.written(function.path)
+            if function.id in self._running:
+                await self._host.cancel(self._running[function.id])
+            await self.captures.flush()
+            await self.lessons.forget(function.id)
+            await anyio.to_thread.run_sync(files.remove, self._models(function.name))
 
     def _models(self, name: str) -> Path:
         return self._state / "models" / name
 
-    async def _write(self, profile: Profile) -> None:
+    def _file(self, name: str) -> Path:
+        return self._state / TRAINED / name / "handler.py"
+
+    async def _write(self, function: Function) -> None:
+        """Bring the function's file up to date, unless the function was removed meanwhile."""
+        async with self._files:
+            profile = await self.lessons.profile_now(function)
+            if profile.created:
+                await self._put(profile)
+
+    async def _put(self, profile: Profile) -> None:
         """Write the function's file, where it would say anything else than it does, and have it served."""
-        folder = self._host.config.trained_dir
-        if folder is None:
+        if self._host.config.trained_dir is None:
             return
-        file = folder / profile.name / "handler.py"
+        file = self._file(profile.name)
         text = generated(described(profile), str(self._models(profile.name)), profile.model, MODELS_KEPT)
-        if await anyio.to_thread.run_sync(_write, self._state, file, text):
+        if await anyio.to_thread.run_sync(files.write, self._state, file, text):
             await self._host.written(file)
 
     # When to train.
@@ -164,8 +184,18 @@ class Training:
             while number in self._asked:
                 await self._await_quiet(number)
                 self._asked.discard(number)
-                with suppress(NotFound):  # it was removed
+                try:
                     await self._consider(self._host.find(number))
+                except NotFound:  # it was removed
+                    self._asked.discard(number)
+                    self._took.pop(number, None)
+                    return
+                except Draining:  # the next host goes on
+                    return
+                except (HostError, OSError) as error:
+                    log.warning("function %d waits to be trained: %s", number, error)
+                    self._asked.add(number)
+                    await anyio.sleep(AGAIN)
         finally:
             self._followed.discard(number)
 
@@ -179,7 +209,7 @@ class Training:
         profile = await self.lessons.profile_now(function)
         if not profile.created or profile.revision == profile.settled:
             return
-        await self._write(profile)  # its fields may be others
+        await self._write(function)  # its fields may be others
         if await self._is_teachable(function, profile):
             async with self._turns:
                 started = monotonic()
@@ -199,22 +229,20 @@ class Training:
         number = self._host.ids.next()
         export = self._models(function.name) / f"export-{number}.jsonl"
         try:
-            await anyio.to_thread.run_sync(_make_models, self._state, export.parent)
+            await anyio.to_thread.run_sync(files.make, self._state, export.parent)
             profile, count = await self.lessons.export(function, export)
             log.info("%s: training on %d samples", function.label, count)
             try:
                 outcome = await self._run(number, function, profile, export)
-            except (Draining, NotFound):
-                return  # the next host goes on; or there is nothing any more to train
             except HostError as error:
+                if error.retryable or isinstance(error, NotFound):
+                    raise  # not now, or there is nothing any more to train
                 await self._fail(function, profile, error.message)
             else:
                 await self._learn(function, profile, outcome)
-        except (RecordsError, OSError) as error:
-            log.error("%s could not be trained: %s", function.label, error)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_unlink, export)
+                await anyio.to_thread.run_sync(files.unlink, export)
 
     async def _run(self, number: int, function: Function, profile: Profile, export: Path) -> Outcome | None:
         """The training call's outcome; None where this host does not see it."""
@@ -257,7 +285,7 @@ class Training:
             return
         await self.lessons.settle(function, profile.revision, said.modelId, "", answer.value)
         log.info("%s: trained, %s (accuracy %s)", function.label, said.modelId, said.accuracy)
-        await self._write(await self.lessons.profile_now(function))
+        await self._write(function)
 
     async def _fail(self, function: Function, profile: Profile, problem: str) -> None:
         """The model before goes on, until what it is taught is something else."""
@@ -268,16 +296,59 @@ class Training:
 
     async def _resume(self) -> None:
         """Train what the host before has not, and remove what it was about to."""
-        for number in await self.lessons.created():
-            with suppress(NotFound):
+        for number in await self._created():
+            try:
                 function = self._host.find(number)
-                await self._write(await self.lessons.profile_now(function))  # the folder may have moved
-                self.changed(number)
-        for file in await anyio.to_thread.run_sync(_exports, self._state / "models"):
+                if await self._is_lost(await self.lessons.profile_now(function)):
+                    await self.lessons.unsettle(function)
+                await self._write(function)  # the folder may have moved
+            except NotFound:
+                continue
+            except (HostError, OSError) as error:
+                log.error("function %d is not as it should be: %s", number, error)
+            self.changed(number)
+        for file in await anyio.to_thread.run_sync(files.exports, self._state / "models"):
             found = _EXPORT.fullmatch(file.name)
             entry = await self._host.journal.get(int(found[1])) if found else None
             if found and (entry is None or entry.status.is_final):
-                await anyio.to_thread.run_sync(_unlink, file)
+                await anyio.to_thread.run_sync(files.unlink, file)
+
+    async def _look_at_others(self) -> None:
+        """For ever: serve the first function that another host has created, train what another has left undone."""
+        before: Mapping[int, int] = {}
+        while True:
+            await anyio.sleep(GLANCE)
+            folder = self._host.config.trained_dir
+            if TRAINED not in self._host.config.spaces and folder is not None and folder.is_dir():
+                await self._host.written(folder)
+            try:
+                unsettled = await self.lessons.unsettled()
+            except RecordsError:
+                continue
+            for number, revision in unsettled.items():
+                if before.get(number) == revision and number not in self._followed:
+                    self.changed(number)
+            before = unsettled
+
+    async def _created(self) -> list[int]:
+        """The numbers of the functions that were created here, as soon as they can be read."""
+        while True:
+            try:
+                return await self.lessons.created()
+            except RecordsError:
+                await anyio.sleep(AGAIN)
+
+    async def _is_lost(self, profile: Profile) -> bool:
+        """Whether it must be trained though it is taught nothing new: its model cannot be used, or now it can have one.
+
+        A model cannot be used by another scikit-learn than made it; there is none where scikit-learn was missing.
+        """
+        if is_missing():
+            return False
+        if not profile.model:
+            return profile.problem == MISSING
+        models = str(self._models(profile.name))
+        return not await anyio.to_thread.run_sync(headers.is_current, models, profile.model)
 
 
 def described(profile: Profile) -> dict[str, object]:
@@ -296,41 +367,3 @@ def check_installed() -> None:
     """BadRequest where trained functions cannot run here."""
     if is_missing():
         raise BadRequest(f"not trained yet: {MISSING}")
-
-
-def _write(state: Path, file: Path, text: str) -> bool:
-    """Put the text there, whole or not at all; whether the file said anything else before."""
-    with suppress(OSError):
-        if file.read_text(encoding="ascii") == text:
-            return False
-    make_folder(state)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".handler.py.{os.getpid()}")  # a name that nobody takes for code
-    with draft.open("w", encoding="ascii") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
-    return True
-
-
-def _make_models(state: Path, folder: Path) -> None:
-    make_folder(state)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _unlink(file: Path) -> None:
-    file.unlink(missing_ok=True)
-
-
-def _exports(models: Path) -> list[Path]:
-    return sorted(models.glob("*/export-*.jsonl"))

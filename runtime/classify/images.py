@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .refusals import Refused
 
@@ -87,6 +87,10 @@ def _decoded(content: bytes, what: str) -> Image.Image:
                 return _small(image)
     except Image.DecompressionBombError:
         pass
+    except UnidentifiedImageError:  # its text has an address in memory
+        raise Refused(
+            "invalid_data", f"{what} is no image of a kind that is known here: {', '.join(FORMATS)}"
+        ) from None
     except _UNREADABLE as error:
         raise Refused("invalid_data", f"{what} is no image that can be read: {error}") from None
     raise Refused("invalid_data", f"{what} is an image of more than {MOST_PIXELS:,} pixels")

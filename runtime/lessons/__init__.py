@@ -6,6 +6,7 @@ Asked by the Nyckel dialect, by `captures.py` and by `training.py`; keeps it thr
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +15,10 @@ from typing import TypeVar
 
 import msgspec
 
+from ..errors import NotFound, RecordsError
 from ..records import Records
 from ..registry import Function
-from . import ids, samples, vocabulary
+from . import files, ids, samples, vocabulary
 from .profile import Counts, Field, Label, Profile, Project
 from .samples import Draft, Mark, Page, Sample, Wanted
 from .schema import MIGRATIONS
@@ -39,6 +41,7 @@ __all__: Sequence[str] = (
     "Project",
     "Sample",
     "Wanted",
+    "files",
     "ids",
 )
 
@@ -64,34 +67,60 @@ class Lessons:
     tasks at once. Every one may raise RecordsError; those that change something raise CallerError where it cannot be.
     """
 
-    def __init__(self, state: Path, on_change: Callable[[int], None] = lambda number: None) -> None:
-        """`on_change` is told the number of each function that may have to be trained anew."""
+    def __init__(
+        self,
+        state: Path,
+        on_change: Callable[[int], None] = lambda number: None,
+        is_created: Callable[[Function], bool] = lambda function: False,
+    ) -> None:
+        """`on_change` is told the number of each function that may have to be trained anew; `is_created` tells those
+        that were created here by their files: of one of which nothing is kept any more, nothing is to be kept."""
         self._writing = Records(state / "samples.db", MIGRATIONS)
         self._reading = Records(state / "samples.db", MIGRATIONS)  # of its own: nobody waits for a commit to read
+        self._profiling = Records(state / "samples.db", MIGRATIONS)  # and no invocation for somebody's search
         self._exporting = Records(state / "samples.db", MIGRATIONS)  # takes long
         self._on_change = on_change
+        self._is_created = is_created
         self._profiles: dict[int, tuple[float, Function, Profile]] = {}
 
     async def close(self) -> None:
         """Let go of the file."""
-        for records in (self._writing, self._reading, self._exporting):
+        for records in (self._writing, self._reading, self._profiling, self._exporting):
             await records.close()
 
     # Functions.
 
     async def profile(self, function: Function) -> Profile:
-        """What is kept of a function; what another host has changed is seen after FRESH seconds."""
+        """What is kept of a function; what another host has changed is seen after FRESH seconds.
+
+        While the record cannot be read, it is what was known before, or of a handler file what its settings say: no
+        invocation fails for it.
+        """
         known = self._profiles.get(function.id)
         if known is not None and known[1] is function and time.monotonic() - known[0] < FRESH:
             return known[2]
-        return await self.profile_now(function)
+        try:
+            return await self.profile_now(function)
+        except RecordsError:
+            if known is None and self._is_created(function):
+                raise
+            profile = vocabulary.profile(None, function) if known is None else known[2]
+            self._profiles[function.id] = (time.monotonic(), function, profile)
+            return profile
 
     async def profile_now(self, function: Function) -> Profile:
         """What is kept of a function, read anew."""
         asked = time.monotonic()
-        profile = await self._read(lambda db: vocabulary.profile(db, function), vocabulary.profile(None, function))
+        profile = vocabulary.profile(None, function)
+        if self._profiling.exist:
+            profile = await self._profiling.read(lambda db: vocabulary.profile(db, function))
         self._profiles[function.id] = (asked, function, profile)
         return profile
+
+    def _outdate(self, number: int) -> None:
+        """What is known of the function is to be read anew, and serves only where that cannot be done."""
+        if number in self._profiles:
+            self._profiles[number] = (-math.inf, *self._profiles[number][1:])
 
     async def create(
         self, function: int, space: str, name: str, title: str, input: str, output: str, project: str | None
@@ -113,27 +142,41 @@ class Lessons:
         )
         self._on_change(function.id)
 
-    async def forget(self, function: Function) -> None:
+    async def forget(self, number: int) -> None:
         """Nothing is kept of the function any more."""
-        await self._note(function, "DELETE FROM functions WHERE number = ?", (function.id,))
+        await self._writing.change(lambda db: db.execute("DELETE FROM functions WHERE number = ?", (number,)))
+        self._profiles.pop(number, None)
 
     async def created(self) -> list[int]:
         """The numbers of the functions that were created here."""
         query = "SELECT number FROM functions WHERE created"
         return await self._read(lambda db: [number for (number,) in db.execute(query)], [])
 
+    async def unsettled(self) -> dict[int, int]:
+        """The created functions that are taught something they have not been trained on, and up to which revision."""
+        query = "SELECT number, revision FROM functions WHERE created AND revision <> settled"
+        return await self._read(lambda db: dict(db.execute(query).fetchall()), {})
+
     async def counts(self, function: Function) -> Counts:
         """How much a function has been taught."""
         return await self._read(lambda db: vocabulary.counts(db, function.id), Counts())
 
     async def settle(self, function: Function, revision: int, model: str, problem: str, training: bytes) -> None:
-        """What came of training a function on what it was taught up to this revision; `model` empty: none."""
+        """What came of training a function on what it was taught up to this revision; `model` empty: none.
+
+        Where another host has done so for a later revision, that counts.
+        """
         await self._note(
             function,
             "UPDATE functions SET settled = ?, problem = ?, model = CASE ? WHEN '' THEN model ELSE ? END,"
-            " training = ? WHERE number = ?",
-            (revision, problem, model, model, training.decode(), function.id),
+            " training = ? WHERE number = ? AND settled <= ?",
+            (revision, problem, model, model, training.decode(), function.id, revision),
         )
+
+    async def unsettle(self, function: Function) -> None:
+        """A training is wanted, though nothing has changed that it depends on."""
+        await self._writing.change(lambda db: vocabulary.touch(db, function.id))
+        self._outdate(function.id)
 
     # Labels and fields.
 
@@ -230,7 +273,7 @@ class Lessons:
 
         await self._writing.change(note)
         for one in batch:
-            self._profiles.pop(one.function.id, None)
+            self._outdate(one.function.id)
 
     async def export(self, function: Function, file: Path) -> tuple[Profile, int]:
         """Write what a function is trained on into a file; what it is like then, and how many samples there are.
@@ -269,19 +312,22 @@ class Lessons:
         """Do this in one transaction; whoever trains is told."""
 
         def work(db: sqlite3.Connection) -> T:
-            vocabulary.ensure(db, function)
+            if not self._is_created(function):
+                vocabulary.ensure(db, function)
+            elif not vocabulary.is_known(db, function):
+                raise NotFound(f"there is no function `{function.label}` any more")
             return step(db)
 
         try:
             return await self._writing.change(work)
         finally:
-            self._profiles.pop(function.id, None)
+            self._outdate(function.id)
             self._on_change(function.id)
 
     async def _note(self, function: Function, statement: str, values: tuple[object, ...]) -> None:
         """Change what is kept of the function itself; of one that nothing is kept of, nothing."""
         await self._writing.change(lambda db: db.execute(statement, values))
-        self._profiles.pop(function.id, None)
+        self._outdate(function.id)
 
     async def _read(self, step: Step[T], nothing: T | None = None) -> T:
         """Look something up; `nothing` is what there is before anything was recorded."""

@@ -258,7 +258,8 @@ def _conditions(wanted: Wanted) -> Iterator[tuple[str, *tuple[object, ...]]]:
     if wanted.origin is not None:
         yield "origin = ?", wanted.origin
     if wanted.text is not None:
-        yield "instr(lower(data), lower(?)) > 0", wanted.text
+        escaped = msgspec.json.encode(wanted.text)[1:-1].decode()  # as it is in JSON, which the data is
+        yield "instr(lower(data), lower(?)) > 0", escaped
     if wanted.ids:
         yield f"id IN ({', '.join('?' * len(wanted.ids))})", *wanted.ids
     if wanted.sample_set is not None:

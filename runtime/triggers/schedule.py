@@ -36,6 +36,7 @@ class Job(msgspec.Struct, frozen=True):
     space: str
     name: str
     schedule: Schedule
+    is_created: bool = False  # by a client, as opposed to those of spaces.toml
 
     def __str__(self) -> str:
         return f"{self.space}/{self.name} ({self.schedule.cron}, {self.schedule.timezone})"
@@ -79,6 +80,8 @@ class Schedules:
         self._jobs: dict[int, tuple[Job, anyio.CancelScope]] = {}
         self._changed = anyio.Event()
         self._jumped = anyio.Event()
+        self._looking = anyio.Lock()
+        self._looked = -math.inf  # when `created` were last looked for
 
     def changed(self) -> None:
         """The functions, their settings or the created schedules may be others now."""
@@ -104,7 +107,7 @@ class Schedules:
             for function in self._functions()
             for schedule in function.settings.schedule
         }
-        wanted |= {each.id: Job(each.space, each.name, each.schedule) for each in self._created()}
+        wanted |= {each.id: Job(each.space, each.name, each.schedule, True) for each in self._created()}
         for id, (job, scope) in list(self._jobs.items()):
             if wanted.get(id) != job:
                 scope.cancel()
@@ -152,6 +155,8 @@ class Schedules:
 
     async def _take(self, job: Job, due: float, submit: Callable[[Submission], Awaitable[Receipt]]) -> None:
         """One due time that has come: submit a call, or skip it where it was missed."""
+        if await self._is_deleted(job, due):
+            return
         schedule, late = job.schedule, self._clock() - due
         if late <= LATE or schedule.catch_up:
             await self._submit(job, due, submit)
@@ -161,6 +166,17 @@ class Schedules:
             await self._fired(schedule.id, due)
         except JournalError as error:
             log.warning("%s: that it was missed is not on record: %s", job, error.message)
+
+    async def _is_deleted(self, job: Job, due: float) -> bool:
+        """Whether another host has deleted this. One look is enough for all that are due at the same time."""
+        if not job.is_created:
+            return False
+        async with self._looking:
+            if self._looked < due:
+                now = self._clock()
+                await self._refresh()
+                self._looked = now
+        return all(each.id != job.schedule.id for each in self._created())
 
     async def _submit(self, job: Job, due: float, submit: Callable[[Submission], Awaitable[Receipt]]) -> None:
         """Until it is taken, refused for good, or the next due time has come."""

@@ -113,3 +113,40 @@ async def test_a_record_that_cannot_be_written_is_no_reason_to_end(caplog: pytes
     assert found.dropped == 1
     assert "the disk is full" in caplog.text
     assert len(recorder.batches) == 1
+
+
+async def test_all_that_it_takes_counts() -> None:
+    """A function may answer with thousands of labels of any length."""
+    found = Captures(Recorder())  # type: ignore[arg-type]
+    names = tuple(f"{number:0500}" for number in range(10_000))
+    large = Captured(WORK, None, names=names)
+    count = 0
+    while found.put(large):
+        count += 1
+    assert 0 < count <= captures.MOST_WAITING_BYTES // (500 * 10_000)
+
+
+async def test_after_a_failure_the_rest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try may take as long as a lock is waited for: who flushes waits for one, and so does the end of the host."""
+    monkeypatch.setattr(captures, "PAUSE", 0.0)
+    recorder = Recorder()
+    recorder.failure = RecordsError("locked")
+    found = Captures(recorder)  # type: ignore[arg-type]
+    for _ in range(3 * captures.BATCH):
+        found.put(one())
+    await found.flush()
+    assert found.dropped == captures.BATCH
+
+    recorder.failure = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.run)
+        with anyio.fail_after(20):
+            await recorder.news.wait()
+        tasks.cancel_scope.cancel()
+    assert list(map(len, recorder.batches)) == [captures.BATCH, captures.BATCH]
+
+    recorder.failure = RecordsError("locked")
+    for _ in range(3 * captures.BATCH):
+        found.put(one())
+    await found.close()
+    assert found.dropped == 4 * captures.BATCH

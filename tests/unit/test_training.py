@@ -18,9 +18,9 @@ import pytest
 from runtime import training
 from runtime.calls import CallIds, Entry, Outcome, Status, Submission, function_id
 from runtime.config import TRAINED, Config, FunctionSettings, ServerSettings, with_trained
-from runtime.errors import Conflict, Draining, NotFound, Overloaded
+from runtime.errors import Conflict, Draining, NotFound, Overloaded, RecordsError, Unprocessable
 from runtime.journal import Receipt
-from runtime.lessons import Draft, Mark, Profile, ids
+from runtime.lessons import Draft, Lessons, Mark, Profile, ids
 from runtime.registry import Function
 from runtime.tasks import Tasks
 from runtime.training import Training
@@ -187,7 +187,7 @@ async def test_it_is_trained_once_there_is_enough(host: StandIn) -> None:
         assert host.submitted[0]["labels"] == ["a", "b"]
         assert [line["annotation"] for line in host.exports[-1]] == ["a", "a", "b", "b"]
         await until(lambda: "model='model_1'" in function.path.read_text())
-        assert list((host.config.server.state / "models").glob("*/export-*")) == []
+        await until(lambda: not list((host.config.server.state / "models").glob("*/export-*")))
 
 
 async def test_what_comes_during_a_training_is_trained_afterwards(host: StandIn) -> None:
@@ -210,7 +210,7 @@ async def test_what_comes_during_a_training_is_trained_afterwards(host: StandIn)
         (outcome(503, {"error": {"code": "load_failed", "message": "No module named x"}}, "load_failed"), "No module"),
         (outcome(400, {"error": {"status": 400, "code": "not_trained", "message": "too few"}}), "too few"),
         (outcome(200, {"unknown": 1}), "cannot be understood"),
-        (Overloaded("too many wait"), "too many wait"),
+        (Unprocessable("it takes no such thing"), "no such thing"),
     ],
 )
 async def test_a_training_that_fails_is_told_and_not_repeated(host: StandIn, answer: Any, said: str) -> None:
@@ -225,6 +225,69 @@ async def test_a_training_that_fails_is_told_and_not_repeated(host: StandIn, ans
         host.answers = [outcome()]
         await teach(teacher, function, "b", start=4)
         assert (await settled(teacher, function)).problem == ""
+
+
+async def test_a_training_that_cannot_begin_now_is_tried_again(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "AGAIN", 0.01)
+    host.answers = [Overloaded("too many wait"), outcome()]
+    async with running(host) as teacher:
+        function = await teacher.create("x", "Text", "Classification", None)
+        await teach(teacher, function, "a", "a", "b", "b")
+        profile = await settled(teacher, function)
+    assert (profile.model, profile.problem) == ("model_1", "")
+
+
+async def test_a_record_that_is_locked_is_tried_again(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "AGAIN", 0.01)
+    host.answers = [outcome()]
+    async with running(host) as teacher:
+        failures = [RecordsError("locked"), RecordsError("locked")]
+        export = teacher.lessons.export
+
+        async def fail(*arguments: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await export(*arguments)
+
+        monkeypatch.setattr(teacher.lessons, "export", fail)
+        function = await teacher.create("x", "Text", "Classification", None)
+        await teach(teacher, function, "a", "a", "b", "b")
+        assert (await settled(teacher, function)).model == "model_1"
+
+
+async def test_once_it_is_installed_it_is_trained(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setattr(training, "is_missing", lambda: True)
+        async with running(host) as teacher:
+            function = await teacher.create("x", "Text", "Classification", None)
+            await teach(teacher, function, "a", "a", "b", "b")
+            assert (await settled(teacher, function)).problem == training.MISSING
+    host.answers = [outcome()]
+    async with running(host) as teacher:
+        await until(lambda: host.submitted)
+        assert (await settled(teacher, function)).problem == ""
+
+
+@pytest.mark.parametrize("usable", [True, False])
+async def test_a_model_that_cannot_be_used_is_made_anew(
+    host: StandIn, usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after another scikit-learn was installed, or the folder with the models was removed."""
+    host.answers = [outcome()]
+    async with running(host) as teacher:
+        function = await teacher.create("x", "Text", "Classification", None)
+        await teach(teacher, function, "a", "a", "b", "b")
+        await settled(teacher, function)
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(training.headers, "is_current", lambda *about: bool(asked.append(about)) or usable)
+    host.answers = [outcome(body={**ANSWER, "modelId": "model_2"})]
+    async with running(host) as teacher:
+        await until(lambda: asked)
+        wanted = "model_1" if usable else "model_2"
+        await until(lambda: f"model='{wanted}'" in function.path.read_text())
+        assert (await settled(teacher, function)).model == wanted
+    assert asked == [(str(host.config.server.state / "models" / function.name), "model_1")]
+    assert len(host.submitted) == (1 if usable else 2)
 
 
 async def test_what_is_not_installed_is_named(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +314,25 @@ async def test_the_next_host_goes_on(host: StandIn, end: Any) -> None:
         await until(lambda: not left.exists())
 
 
+async def test_what_another_host_has_left_is_trained(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has ended for good. And the first function that another one creates is served."""
+    monkeypatch.setattr(training, "GLANCE", 0.01)
+    other = StandIn(host.config.root)
+    async with running(host):
+        async with running(other) as gone:
+            function = await gone.create("x", "Text", "Classification", None)
+        await until(lambda: TRAINED in host.config.spaces)
+        host.functions[function.id] = function
+        elsewhere = Lessons(host.config.server.state)
+        for number, name in enumerate("aabb"):
+            await elsewhere.add_sample(
+                function, Draft(f"sample_{number}", f'"{number}"', marks=(Mark(name),)), tags=False
+            )
+        await elsewhere.close()
+        host.answers = [outcome()]
+        await until(lambda: "model='model_1'" in function.path.read_text())
+
+
 async def test_a_folder_that_has_moved_is_told_to_the_function(host: StandIn, tmp_path: Path) -> None:
     async with running(host) as teacher:
         function = await teacher.create("x", "Text", "Classification", None)
@@ -269,6 +351,58 @@ async def test_with_a_function_goes_all_of_it(host: StandIn) -> None:
         assert await teacher.lessons.created() == []
         assert not function.path.parent.parent.exists()
         await until(lambda: not list((host.config.server.state / "models").glob("*")))
+
+
+async def test_a_function_that_was_removed_does_not_come_back(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its file, by the training that ends just then, nor a record of it, by who adds to it just then."""
+    async with running(host) as teacher:
+        function = await teacher.create("x", "Text", "Classification", None)
+        await teach(teacher, function, "a", "a", "b", "b")
+        await until(lambda: host.submitted)
+        settle, reached, go_on = teacher.lessons.settle, anyio.Event(), anyio.Event()
+
+        async def late(*arguments: Any) -> None:
+            reached.set()
+            await go_on.wait()
+            await settle(*arguments)
+
+        monkeypatch.setattr(teacher.lessons, "settle", late)
+        host.answers = [outcome()]
+        host.ended.set()
+        with anyio.fail_after(PATIENCE):
+            await reached.wait()
+        await teacher.remove(function)
+        go_on.set()
+        with pytest.raises(NotFound):
+            await teach(teacher, function, "c", start=9)
+        await until(lambda: not teacher._followed)
+
+        assert not function.path.exists()
+        assert (await teacher.lessons.counts(function)).samples == 0
+        assert not (await teacher.lessons.profile_now(function)).labels
+
+
+async def test_a_folder_that_is_the_users_by_now_is_left_alone(host: StandIn) -> None:
+    """As after it was moved to where functions are written by hand."""
+    async with running(host) as teacher:
+        function = await teacher.create("x", "Text", "Classification", None)
+        own = host.config.functions_dir / TRAINED / f"{function.name}.py"
+        own.parent.mkdir()
+        function.path.rename(own)
+        with pytest.raises(Conflict, match="a file of your own"):
+            await teacher.remove(msgspec.structs.replace(function, path=own))
+        assert own.exists()
+
+
+async def test_a_disk_that_is_full_leaves_no_half_of_a_function(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    async with running(host) as teacher:
+        monkeypatch.setattr(training.files, "write", full)
+        with pytest.raises(RecordsError):
+            await teacher.create("x", "Text", "Classification", None)
+        assert await teacher.lessons.created() == []
 
 
 def test_the_space_is_there_once_there_are_functions(tmp_path: Path) -> None:

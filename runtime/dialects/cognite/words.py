@@ -30,6 +30,8 @@ def _time(minute: str, hour: str) -> str:
         return _minutes(minute)
     step = STEP.fullmatch(hour)
     if minute == "0" and step:
+        if int(step[1]) >= 24:  # it leaves the day at once
+            return "At 00:00 UTC"
         return "Every hour" if step[1] == "1" else f"Every {step[1]} hours"
     if NUMBER.fullmatch(minute) and all(NUMBER.fullmatch(part) for part in hour.split(",")):
         return f"At {_joined([f'{int(part):02}:{int(minute):02}' for part in hour.split(',')])} UTC"
@@ -41,9 +43,9 @@ def _minutes(minute: str) -> str:
     step = STEP.fullmatch(minute)
     if minute == "*" or (step and step[1] == "1"):
         return "Every minute"
-    if step:
+    if step and int(step[1]) < 60:
         return f"Every {step[1]} minutes"
-    if minute == "0":
+    if minute == "0" or step:  # a step that leaves the hour at once
         return "Every hour"
     return f"At minute {_list(minute, (), 0, 'minute')} of every hour"
 

@@ -6,8 +6,8 @@ Used by `invoke` and `samples`. Whatever does not fit is a BadRequest that says 
 from __future__ import annotations
 
 import binascii
-import math
 import re
+import sys
 from base64 import b64encode
 from typing import Any
 
@@ -163,7 +163,7 @@ def _table(profile: Profile, data: Any, strict: bool) -> Data:
 def _cell(field: Field, value: Any) -> str | int | float:
     """The value of one field."""
     if field.type == "Number":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise BadRequest(f"the field `{field.name}` takes a number")
         return int(value) if float(value).is_integer() and abs(value) < 1 << 53 else value
     if not isinstance(value, str):

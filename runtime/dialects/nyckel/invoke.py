@@ -21,6 +21,7 @@ from ...errors import BadRequest, CallerError, Draining, FunctionError, Function
 from ...host import Host
 from ...lessons import Captured, Draft, ids
 from ...lessons.samples import CAPTURED
+from ...lessons.vocabulary import MOST_LEARNED
 from ...payload import json_call
 from ...training import check_installed
 from . import inputs, queries, verdicts
@@ -100,7 +101,8 @@ class Invoke:
     def _keep(self, subject: Subject, draft: Draft | None, verdict: Verdict) -> bool:
         """Have the invocation noted after the answer; whether there will be a sample of it."""
         function, profile = subject
-        names = () if profile.created else tuple(name for name, _ in verdict if name not in profile.by_name)
+        room = 0 if profile.created else max(0, MOST_LEARNED - len(profile.labels))
+        names = tuple(name for name, _ in verdict if name not in profile.by_name)[:room]
         if draft is None and not names:
             return False
         prediction = verdicts.present(verdict) if profile.is_tags else verdict[:1]

@@ -773,6 +773,8 @@ async def test_a_schedule_outlives_its_function(edge: Edge) -> None:
         ("0,30 * * * *", "At minute 0 and 30 of every hour"),
         ("0 */2 * * *", "Every 2 hours"),
         ("0 */1 * * *", "Every hour"),
+        ("*/90 * * * *", "Every hour"),
+        ("0 */30 * * *", "At 00:00 UTC"),
         ("30 8 * * *", "At 08:30 UTC"),
         ("0 8,12,18 * * *", "At 08:00, 12:00 and 18:00 UTC"),
         ("30 8 * * 1-5", "At 08:30 UTC, on Monday to Friday"),

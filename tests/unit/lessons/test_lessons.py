@@ -12,7 +12,7 @@ import pytest
 
 from runtime.calls import function_id
 from runtime.config import FunctionSettings
-from runtime.errors import BadRequest, Conflict, NotFound
+from runtime.errors import BadRequest, Conflict, NotFound, RecordsError
 from runtime.lessons import Captured, Draft, Lessons, Mark, Wanted, ids
 from runtime.lessons.samples import CAPTURED
 from runtime.registry import Function
@@ -31,7 +31,7 @@ WORK = function()
 
 
 def draft(data: object, **fields: object) -> Draft:
-    text = json.dumps(data)
+    text = json.dumps(data, ensure_ascii=False)
     return msgspec.structs.replace(Draft(ids.sample_id(WORK.id, text.encode()), text), **fields)
 
 
@@ -255,7 +255,7 @@ async def test_what_was_captured_and_annotated_stays(lessons: Lessons) -> None:
 
 async def test_nothing_is_kept_of_a_function_that_was_removed(lessons: Lessons) -> None:
     await lessons.create(WORK.id, "demo", "work", "Work", "Text", "Classification", None)
-    await lessons.forget(WORK)
+    await lessons.forget(WORK.id)
     await lessons.capture([Captured(WORK, draft("a", origin=CAPTURED), created=True)], 10, 1000)
 
     assert (await lessons.counts(WORK)).samples == 0
@@ -304,7 +304,7 @@ async def test_training_is_asked_for_by_what_it_depends_on(tmp_path: Path) -> No
         profile = await lessons.profile(WORK)
         assert (profile.model, profile.problem) == ("model_1", "no disk")
         assert set(told) == {WORK.id}
-        await lessons.forget(WORK)
+        await lessons.forget(WORK.id)
         assert await lessons.created() == []
     finally:
         await lessons.close()
@@ -336,3 +336,38 @@ async def test_what_another_host_does_is_seen(
 
     assert [label.name for label in (await lessons.profile(WORK)).labels] == ["Nice"]
     await other.close()
+
+
+async def test_a_record_that_cannot_be_read_fails_no_invocation(lessons: Lessons, tmp_path: Path) -> None:
+    """What was known before counts, or the settings; of a function that was created here they say nothing."""
+    await lessons.add_label(WORK, "Nice", None, None)
+    known = await lessons.profile(WORK)
+    await lessons.close()
+    for file in (tmp_path / "state").glob("samples.db*"):
+        file.write_bytes(b"no database" * 100)
+
+    assert await lessons.profile(msgspec.structs.replace(WORK)) == known
+    other = function("other")
+    assert (await lessons.profile(other)).title == "demo/other"
+    created = Lessons(tmp_path / "state", is_created=lambda _: True)
+    with pytest.raises(RecordsError):
+        await created.profile(other)
+    await created.close()
+
+
+async def test_what_another_host_has_learned_later_counts(lessons: Lessons) -> None:
+    await lessons.create(WORK.id, "demo", "work", "Work", "Text", "Classification", None)
+    await lessons.settle(WORK, 5, "model_5", "", b"{}")
+    await lessons.settle(WORK, 4, "model_4", "", b"{}")
+    profile = await lessons.profile(WORK)
+
+    assert (profile.model, profile.settled) == ("model_5", 5)
+
+
+@pytest.mark.parametrize("text", ['say "hi"', "a\\b", "one\ntwo", "50%", "_", "é"])
+async def test_a_text_is_found_as_it_was_written(lessons: Lessons, text: str) -> None:
+    wanted = await annotated(lessons, f"<{text}>", "a")
+    await annotated(lessons, "something else", "a")
+
+    found = await lessons.list_samples(WORK, Wanted(text=text))
+    assert [sample.id for sample in found.samples] == [wanted]

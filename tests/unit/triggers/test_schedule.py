@@ -62,6 +62,7 @@ class World:
         self.functions: list[Function] = []
         self.created: list[CreatedSchedule] = []  # as this host knows them
         self.elsewhere: list[CreatedSchedule] = []  # as another host has left them on disk
+        self.looks = 0  # at what is on disk
         self.ahead = 0.0  # of the loop's clock
         self.set_clock(NOON)
         self._ids = CallIds()
@@ -117,6 +118,7 @@ class World:
             tasks.cancel_scope.cancel()
 
     async def _look(self) -> None:
+        self.looks += 1
         if self.elsewhere != self.created:
             self.created = self.elsewhere
             self.running.changed()
@@ -554,6 +556,22 @@ async def test_what_another_host_has_created_is_noticed(world: World) -> None:
         await anyio.sleep(HOUR)
 
     assert world.times() == ["12:01", "12:02"]
+
+
+async def test_what_another_host_has_deleted_is_over_at_once(world: World) -> None:
+    """Also between two glances; and all that are due then look only once."""
+    everything = [created("0 * * * *", id=id) for id in range(11, 31)]
+    world.elsewhere = everything
+    async with world.host():
+        await world.sleep_until(NOON + 2 * HOUR - 1)
+        world.elsewhere = everything[1:]
+        before = world.looks
+        await world.sleep_until(NOON + 2 * HOUR + 1)
+        assert world.looks - before < len(everything) / 2
+        await world.sleep_until(NOON + 3 * HOUR + 1)
+    fired = [each.call.schedule_id for each in world.taken]
+
+    assert [fired.count(each.id) for each in everything] == [1] + [3] * 19
 
 
 async def test_a_schedule_whose_function_is_gone_waits_for_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
