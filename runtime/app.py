@@ -13,7 +13,7 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from .clock import date_header
@@ -78,8 +78,8 @@ class App:
                 await self._router(scope, receive, self._with_call_id(scope, sending))
         except spaces.ClientLeft:
             pass
-        except HTTPException as refusal:
-            allowed = ", ".join(sorted((refusal.headers or {})["Allow"].split(", ")))
+        except HTTPException:  # the router's, when there are addresses like this one, but for other methods
+            allowed = ", ".join(self._methods(scope))
             error = MethodNotAllowed(f"{scope['path']} takes {allowed}", headers={"Allow": allowed})
             await self._refuse(error, scope, receive, sending)
         except HostError as error:
@@ -93,6 +93,11 @@ class App:
             log.exception("%s %s failed in the host", scope["method"], scope["path"], extra=self._fields(scope))
             if not started and "answered" not in scope:
                 await self._refuse(HostError(), scope, receive, sending)
+
+    def _methods(self, scope: Scope) -> list[str]:
+        """What may be done at this address; for each of these there may be a route of its own."""
+        matching = (route for route in self._router.routes if route.matches(scope)[0] is not Match.NONE)
+        return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
     async def _refuse(self, error: HostError, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._host.worded(error)

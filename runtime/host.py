@@ -322,26 +322,27 @@ class Host:
 
     async def _follow_changes(self) -> None:
         async for paths in self._loader.watch():
-            await self._take_up(paths)
+            async with self._turn:
+                await self._take_up(paths)
 
     async def written(self, path: Path) -> None:
         """Take up a file of a trained function, which the host itself has written: it is served when this returns."""
-        self.config = with_trained(self.config)
-        await anyio.to_thread.run_sync(self._loader.configure, self.config)
-        await self._take_up(frozenset([path]))
+        async with self._turn:
+            self.config = with_trained(self.config)
+            await anyio.to_thread.run_sync(self._loader.configure, self.config)
+            await self._take_up(frozenset([path]))
 
     async def _take_up(self, paths: frozenset[Path]) -> None:
-        async with self._turn:
-            before, hints = self.registry, self.hints
-            everything = self.config.functions_dir in paths
-            if self.config.file in paths:
-                await self._reconfigure()
-            await self.scan(self._loader.affected(paths))
-            self._pools.update(self.registry, paths, everything=everything)
-            self._report_changes(before)
-            self._report_hints(set(hints))
-            for notify in self.on_change:
-                notify()
+        before, hints = self.registry, self.hints
+        everything = self.config.functions_dir in paths
+        if self.config.file in paths:
+            await self._reconfigure()
+        await self.scan(self._loader.affected(paths))
+        self._pools.update(self.registry, paths, everything=everything)
+        self._report_changes(before)
+        self._report_hints(set(hints))
+        for notify in self.on_change:
+            notify()
 
     async def _reconfigure(self) -> None:
         try:

@@ -479,6 +479,13 @@ async def test_pages_can_only_be_read(client: Client, path: str) -> None:
     assert answer.headers[b"allow"] == b"GET, HEAD"
 
 
+async def test_a_method_that_no_route_takes_is_told_all_that_are_taken(client: Client) -> None:
+    """Also where each has a route of its own."""
+    answer = await client.request("/v1/functions", method="DELETE")
+
+    assert (answer.status, answer.headers[b"allow"]) == (405, b"GET, HEAD, POST")
+
+
 async def test_the_address_may_be_whole(client: Client) -> None:
     """As a proxy's clients write it in a request line."""
     path = f"http://example.com{INVOKE}/a%20b"
