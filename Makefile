@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev ## put the code into the house form
 chaos: $(VENV)/.installed-dev ## kill a host twenty times under load: nothing that was accepted may be lost (minutes)
 	KILLS=20 $(BIN)/python -m pytest tests/acceptance/test_chaos.py $(ARGS)
 
-bench: $(VENV)/.installed-dev ## measure us beside our peers (minutes); results are explained in bench/README.md
+bench: $(VENV)/.installed-bench ## measure us beside our peers (about half an hour); results are explained in bench/README.md
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what these commands made, except the state in .spaces
@@ -103,3 +103,7 @@ $(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml
 	@$(if $(UV),UV_VENV_CLEAR=1 uv venv --quiet --python $(BIN)/python,$(BIN)/python -m venv --clear) $(IOTS)
 	@$(INSTALL_IOTS) iots
 	@touch $(VENV)/.installed $(VENV)/.installed-fast $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(INSTALL) --group bench
+	@touch $@

@@ -28,6 +28,7 @@ class Load:
     p50_ms: float
     p99_ms: float
     errors: int
+    requests: int
 
 
 def check(server: Server) -> None:
@@ -41,7 +42,10 @@ def check(server: Server) -> None:
 
 
 def run(server: Server, seconds: float, **variables: str) -> Load:
-    """One run of wrk: one thread, 32 connections, the request of post.lua, which reads `variables`."""
+    """One run of wrk: one thread, 32 connections, the request of post.lua, which reads `variables`.
+
+    `BENCH_DELAY` is sent as X-Delay; `BENCH_PATHS` is a file of paths, each request goes to any one of them.
+    """
     if not shutil.which("wrk"):
         raise Unavailable("wrk is not installed (package wrk)")
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s"]
@@ -56,6 +60,7 @@ def run(server: Server, seconds: float, **variables: str) -> Load:
         p50_ms=seen["p50_us"] / 1000,
         p99_ms=seen["p99_us"] / 1000,
         errors=seen["not_2xx"] + seen["socket_errors"],
+        requests=seen["requests"],
     )
 
 

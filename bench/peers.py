@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -47,8 +48,14 @@ def environments() -> dict[str, list[str]]:
             *fast,
             "watchfiles",
         ],
-        "science": ["-e", f"{TREE}[fast]", "numpy", "pandas", "scikit-learn"],
+        # What we need ourselves is named as well, so that the environment is renewed when it changes.
+        "science": ["-e", f"{TREE}[fast]", *needed_here(), "numpy", "pandas", "scikit-learn"],
     }
+
+
+def needed_here() -> list[str]:
+    """The dependencies that our own pyproject.toml names."""
+    return tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,20 @@ if delay and delay ~= "" then
   wrk.headers["X-Delay"] = delay
 end
 
+local paths = os.getenv("BENCH_PATHS")
+if paths and paths ~= "" then
+  local requests = {}
+  function init(args)
+    math.randomseed(1)
+    for path in io.lines(paths) do
+      requests[#requests + 1] = wrk.format(nil, path)
+    end
+  end
+  function request()
+    return requests[math.random(#requests)]
+  end
+end
+
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(

@@ -1,6 +1,7 @@
 """What a bench found: printed as a table, kept as JSON, gathered into README.md.
 
 Benches return a `Report`; `__main__` prints and saves it. A `Check` is one number against its floor and aim.
+`draw` makes the pictures, from what was kept.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 NUMBER = re.compile(r"(-?[\d,.]+)?")
 HERE = Path(__file__).parent
-BENCHES = ("throughput", "cold", "memory", "reload", "many", "durable")
+BENCHES = ("throughput", "rising", "cold", "memory", "reload", "many", "overload", "durable")
+LONG = ("soak",)  # only when asked for by name
+ALL = (*BENCHES, *LONG)
 RESULTS = HERE / "results"
 README = HERE / "README.md"
 BEGIN, END = "<!-- results: written by `python -m bench --write-readme` -->", "<!-- end of results -->"
@@ -30,10 +34,12 @@ class Options:
     rounds: int = 3
     tries: int = 30
     edits: int = 20
+    calls: int = 5_000_000  # of `soak`
+    brief: bool = False  # small sizes, to see that it works
 
     @classmethod
     def quick(cls) -> Options:
-        return cls(seconds=2, rounds=1, tries=5, edits=5)
+        return cls(seconds=2, rounds=1, tries=5, edits=5, calls=20_000, brief=True)
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,16 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    # Points for a picture, where the table has less.
+    series: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def complete(self) -> bool:
         return not self.failed and bool(self.checks)
 
-    def markdown(self) -> str:
+    def markdown(self, *, pictures: bool = False) -> str:
         parts = [f"### {self.title}", table(self.columns, self.rows)]
+        if pictures and (RESULTS / f"{self.name}.svg").exists():
+            parts.insert(1, f"![{self.title}: the figures of the table below](results/{self.name}.svg)")
         if self.checks:
             parts.append(table(["number", "measured", "floor", "aim", ""], [c.cells() for c in self.checks]))
         parts += [f"Not measured: {name}: {reason}" for name, reason in self.failed.items()]
@@ -135,17 +145,30 @@ def commit() -> str:
     return "none yet" if found.returncode else found.stdout.strip() + ("+" if changed else "")
 
 
+def kept_reports() -> dict[str, tuple[Report, dict]]:
+    """The kept reports by name, each with the facts of its run."""
+    found = {}
+    for name in ALL:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            kept = json.loads(path.read_text())
+            facts = {fact: kept.pop(fact) for fact in ("date", "machine", "options")}
+            found[name] = Report(**{**kept, "checks": [Check(**check) for check in kept["checks"]]}), facts
+    return found
+
+
+def summary(reports: Iterable[Report]) -> str:
+    """All checks of these reports as one table."""
+    rows = [[report.name, *check.cells()] for report in reports for check in report.checks]
+    return table(["bench", "number", "measured", "floor", "aim", ""], rows)
+
+
 def write_readme() -> None:
     """Replaces the generated block of README.md with what bench/results holds."""
     parts = []
-    for path in (RESULTS / f"{name}.json" for name in BENCHES):
-        if not path.exists():
-            continue
-        kept = json.loads(path.read_text())
-        facts = {name: kept.pop(name) for name in ("date", "machine", "options")}
-        report = Report(**{**kept, "checks": [Check(**check) for check in kept["checks"]]})
+    for report, facts in kept_reports().values():
         source = f"{facts['date']}, commit {facts['machine'].pop('commit')}; "
-        parts.append(report.markdown() + "\n" + source + "; ".join(facts["machine"].values()) + ".\n")
+        parts.append(report.markdown(pictures=True) + "\n" + source + "; ".join(facts["machine"].values()) + ".\n")
     text = README.read_text()
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     block = "\n".join(parts) or "No results yet.\n"

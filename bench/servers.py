@@ -121,6 +121,10 @@ class Server:
         """MiB resident in the server's first process alone."""
         return field(self.process.pid, "status", "VmRSS") / 1024
 
+    def open_files(self) -> int:
+        """How many files and sockets the server's first process has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
 
 def field(pid: int, file: str, name: str) -> int:
     """The kB of one line of a /proc file; 0 when the process has gone."""
@@ -138,12 +142,24 @@ def spaces(root: Path, *, engine: str = "uvicorn", venv: Path | None = None, fun
     return Server([command, *arguments], path=f"/spaces/bench/functions/{function}/invoke", cwd=root)
 
 
-def write_root(root: Path, functions: dict[str, str], settings: dict[str, object] | None = None) -> Path:
+def write_root(
+    root: Path,
+    functions: dict[str, str],
+    settings: dict[str, object] | None = None,
+    server: dict[str, object] | None = None,
+) -> Path:
     """A folder that `spaces` can serve: functions by name in the space `bench`, settings as the defaults."""
     folder = root / "functions" / "bench"
     folder.mkdir(parents=True)
     for name, source in functions.items():
         (folder / f"{name}.py").write_text(source)
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in (settings or {}).items()]
-    (root / "spaces.toml").write_text("[defaults]\n" + "".join(lines))
+    return configure(root, {"server": server or {}, "defaults": settings or {}})
+
+
+def configure(root: Path, tables: dict[str, dict[str, object]]) -> Path:
+    """Writes spaces.toml with these tables; the same folder."""
+    lines = []
+    for name, values in tables.items():
+        lines += [f"[{name}]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in values.items())]
+    (root / "spaces.toml").write_text("".join(lines))
     return root
