@@ -7,6 +7,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+UNIT = $(BIN)/python -m pytest -n 2 tests/unit
 PYTHON ?=
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
@@ -26,10 +27,10 @@ serve: $(VENV)/.installed-fast ## serve this folder as in production
 	@exec $(BIN)/spaces serve . $(ARGS)
 
 test: lint ## run all checks: lint, types, layers, then all tests (or those in ARGS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(UNIT) && $(BIN)/python -m pytest tests --ignore=tests/unit)
 
 unit: $(VENV)/.installed-dev ## run the unit tests, or the tests in ARGS: make unit ARGS='tests/unit/test_wire.py -k length'
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),tests/unit)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(UNIT))
 
 lint: $(VENV)/.installed-dev ## check style, types and layers
 	$(BIN)/ruff check

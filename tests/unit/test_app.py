@@ -481,7 +481,7 @@ async def test_pages_can_only_be_read(client: Client, path: str) -> None:
 
 async def test_a_method_that_no_route_takes_is_told_all_that_are_taken(client: Client) -> None:
     """Also where each has a route of its own."""
-    answer = await client.request("/v1/functions", method="DELETE")
+    answer = await client.request("/v1/functions", method="DELETE", sends=[body()])
 
     assert (answer.status, answer.headers[b"allow"]) == (405, b"GET, HEAD, POST")
 
@@ -496,7 +496,7 @@ async def test_the_address_may_be_whole(client: Client) -> None:
     assert client.host.calls[0].path == b"/a%20b"
     assert page.status == 200
     assert root.error["message"] == "there is nothing at /"
-    broken = await client.request("http://[example.com/healthz")
+    broken = await client.request("http://[example.com/healthz", sends=[body()])
     assert (broken.status, broken.error["message"]) == (400, "the host in the address is malformed")
 
 
