@@ -45,7 +45,7 @@ format: $(VENV)/.installed-dev ## put the code into the house form
 chaos: $(VENV)/.installed-dev ## kill a host twenty times under load: nothing that was accepted may be lost (minutes)
 	KILLS=20 $(BIN)/python -m pytest tests/acceptance/test_chaos.py $(ARGS)
 
-bench: $(VENV)/.installed-bench ## measure us beside our peers (about half an hour); results are explained in bench/README.md
+bench: $(VENV)/.installed-bench ## measure us beside our peers (long: keep the machine idle); results are explained in bench/README.md
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what these commands made, except the state in .spaces

@@ -1,4 +1,4 @@
-"""One core under four dialects: the same function, and calls that each of them, and the command line, can see and end."""
+"""One core under four dialects: calls of one function that each of them, and the command line, can see and end."""
 
 from __future__ import annotations
 
