@@ -201,7 +201,11 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module", params=["hypercorn", "uvicorn"])
-def each_engine(request: pytest.FixtureRequest) -> str:
-    """Each engine in turn, for a host that all tests of a module share."""
+def each_engine(request: pytest.FixtureRequest, shared_site: Site) -> Iterator[str]:
+    """Each engine in turn, for a host that all tests of a module share and that ends before the next one begins.
+
+    Two hosts on one state folder would share its journal, and run each other's calls.
+    """
     name: str = request.param
-    return name
+    yield name
+    shared_site.stop()
