@@ -41,14 +41,14 @@ def check(server: Server) -> None:
     client.close()
 
 
-def run(server: Server, seconds: float, **variables: str) -> Load:
-    """One run of wrk: one thread, 32 connections, the request of post.lua, which reads `variables`.
+def run(server: Server, seconds: float, core: int = LOAD_CORE, **variables: str) -> Load:
+    """One run of wrk: one thread on one core, 32 connections, the request of post.lua, which reads `variables`.
 
     `BENCH_DELAY` is sent as X-Delay; `BENCH_PATHS` is a file of paths, each request goes to any one of them.
     """
     if not shutil.which("wrk"):
         raise Unavailable("wrk is not installed (package wrk)")
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s"]
+    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s"]
     done = subprocess.run(
         [*command, "-s", str(SCRIPT), server.url + server.path], capture_output=True, text=True, check=True,
         env={**os.environ, **variables},

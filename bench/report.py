@@ -18,11 +18,12 @@ from pathlib import Path
 
 NUMBER = re.compile(r"(-?[\d,.]+)?")
 HERE = Path(__file__).parent
-BENCHES = ("throughput", "rising", "cold", "memory", "reload", "many", "overload", "durable")
+BENCHES = ("throughput", "rising", "cold", "memory", "reload", "many", "overload", "durable", "cores", "budget")
 LONG = ("soak",)  # only when asked for by name
 ALL = (*BENCHES, *LONG)
 RESULTS = HERE / "results"
 README = HERE / "README.md"
+BUDGET = HERE.parent / "docs" / "explanation" / "performance.md"  # the page that explains `budget` has its table too
 BEGIN, END = "<!-- results: written by `python -m bench --write-readme` -->", "<!-- end of results -->"
 
 
@@ -85,7 +86,7 @@ class Report:
     series: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def complete(self) -> bool:
-        return not self.failed and bool(self.checks)
+        return not self.failed and bool(self.rows)
 
     def markdown(self, *, pictures: bool = False) -> str:
         parts = [f"### {self.title}", table(self.columns, self.rows)]
@@ -166,10 +167,18 @@ def summary(reports: Iterable[Report]) -> str:
 def write_readme() -> None:
     """Replaces the generated block of README.md with what bench/results holds."""
     parts = []
-    for report, facts in kept_reports().values():
+    reports = kept_reports()
+    for report, facts in reports.values():
         source = f"{facts['date']}, commit {facts['machine'].pop('commit')}; "
         parts.append(report.markdown(pictures=True) + "\n" + source + "; ".join(facts["machine"].values()) + ".\n")
-    text = README.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    block = "\n".join(parts) or "No results yet.\n"
-    README.write_text(f"{before}{BEGIN}\n\n{block}\n{END}{after}")
+    replace_block(README, BEGIN, END, "\n".join(parts) or "No results yet.\n")
+    if "budget" in reports:
+        budget = reports["budget"][0]
+        replace_block(BUDGET, "<!-- budget -->", "<!-- /budget -->", table(budget.columns, budget.rows) + "\n")
+
+
+def replace_block(page: Path, begin: str, end: str, block: str) -> None:
+    """Put this between the two comments."""
+    text = page.read_text()
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    page.write_text(f"{before}{begin}\n\n{block}\n{end}{after}")

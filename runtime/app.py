@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -19,10 +22,12 @@ from starlette.types import Message, Receive, Scope, Send
 from .clock import date_header
 from .dialects import DIALECTS, dialect_of, spaces
 from .errors import BadRequest, Draining, HostError, MethodNotAllowed, NotFound
+from .express import BEGUN, Begun, Express, log_call
 from .host import Host
 from .request import bearer
 
 LINGER = 30.0  # seconds that a client whose request was refused may go on sending it
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 LINGER_STEP = 5.0  # seconds that it may pause while it does
 
 log = logging.getLogger("spaces.call")
@@ -35,6 +40,7 @@ class App:
         self._host = host
         self._log_calls = log_calls
         self._functions = spaces.Functions(host)
+        self.express = Express(host, log_calls=log_calls)
         self._router = Router(
             routes=[
                 *(route for dialect in DIALECTS for route in dialect.routes(host)),
@@ -66,6 +72,9 @@ class App:
             await send(message)
 
         try:
+            if begun := scope.get("state", NOTHING).get(BEGUN):
+                await begun(scope, receive, send)
+                return
             found = self._functions.find(scope)
             if found is None and scope["raw_path"][:4].lower() == b"http":
                 _drop_authority(scope)
@@ -135,7 +144,8 @@ class App:
         return sending
 
     async def _logged(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, status = time.perf_counter(), 0
+        begun: Begun | None = scope.get("state", NOTHING).get(BEGUN)
+        started, status = begun.accepted_at if begun else time.monotonic(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -143,12 +153,8 @@ class App:
             await send(message)
 
         await self._answer(scope, receive, sending)
-        seconds = time.perf_counter() - started
-        method, path = scope["method"], scope["path"]
-        log.info(
-            "%s %s %s %.1f ms", method, path, status or "(client left)", seconds * 1000,
-            extra={**self._fields(scope), "status": status, "seconds": round(seconds, 6)},
-        )  # fmt: skip
+        label = self._call_id(scope).decode()
+        log_call(scope["method"], scope["path"], label, status, time.monotonic() - started)
 
     async def _healthy(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -141,6 +141,13 @@ class Authority:
         access.require(scope, space, name)
         return access
 
+    def admits_at_once(self, space: str, name: str, credential: str | None) -> bool:
+        """Whether a token of spaces.toml lets this function be invoked; False where there is more to look into."""
+        if credential is None or len(credential) > LONGEST or self.is_public(space, name):
+            return False
+        grants = self._current().static(digest_of(credential))
+        return any(place in (None, space) and grant.allows("invoke", name) for place, grant in grants)
+
     def is_public(self, space: str, name: str) -> bool:
         """Whether anybody may invoke this function."""
         return self._config().settings(space, name).public

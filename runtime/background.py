@@ -19,8 +19,9 @@ from .deliveries import Deliveries
 from .dispatcher import Dispatcher
 from .errors import HostError, JournalError, NotFound
 from .exchange import Exchange
-from .journal import Counts, IdTaken, Journal, Receipt, open_journal
+from .journal import Bell, Counts, IdTaken, Journal, News, Receipt, open_journal
 from .registry import Function
+from .share import WHOLE, Share
 
 PRUNE_EVERY = 60.0  # seconds
 RENUMBERINGS = 5  # that many times at most a call is given another id because the one it has is taken
@@ -45,8 +46,12 @@ class Background:
         loopback: Callable[[], bool],
         word: Callable[[HostError], HostError],
         dispatch: bool,
+        bell: Bell | None = None,
+        share: Share = WHOLE,
     ) -> None:
-        self.journal: Journal = open_journal("sqlite", config().server.state)
+        """`bell`: rung for other processes on this journal; what theirs ring is to be given to `heard`."""
+        self.journal: Journal = open_journal("sqlite", config().server.state, bell)
+        self.journal.listen(self._learn)
         self._config, self._ids, self._dispatch = config, ids, dispatch
         self._callbacks = Callbacks(loopback_allowed=loopback)
         self._deliveries = Deliveries(self.journal, self._deliver)
@@ -57,7 +62,9 @@ class Background:
             settings=lambda space, name: config().settings(space, name),
             on_outcome=self._deliveries.wake,
             word=word,
+            share=share,
         )
+        self._forgets = share.index == 0  # for all
         if not dispatch:
             self._dispatcher.pause()  # nor does it start at once what is submitted
         self._tasks = anyio.create_task_group()
@@ -72,7 +79,8 @@ class Background:
         if self._dispatch:
             await self._tasks.start(self._dispatcher.run)
             self._tasks.start_soon(self._deliveries.run)
-            self._tasks.start_soon(self._forget_old)
+            if self._forgets:
+                self._tasks.start_soon(self._forget_old)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -93,6 +101,18 @@ class Background:
     def pause(self) -> None:
         """Start no further calls."""
         self._dispatcher.pause()
+
+    def heard(self, payload: bytes) -> None:
+        """The bell of another process on this journal has rung."""
+        self.journal.heard(payload)
+
+    def _learn(self, news: News) -> None:
+        if news.calls:
+            self._dispatcher.wake()
+        if news.cancels:
+            self._dispatcher.look()
+        if news.callbacks:
+            self._deliveries.wake()
 
     async def submit(self, submission: Submission, function: Function) -> Receipt:
         """Record a call to be run; see `Journal.append`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -34,6 +35,7 @@ class Captures:
 
     def __init__(self, lessons: Lessons) -> None:
         self.dropped = 0
+        self.tell: Callable[[], Awaitable[None]] = _nobody  # to note what waits, wherever it does
         self._lessons = lessons
         self._waiting: list[Captured] = []
         self._bytes = 0
@@ -64,6 +66,11 @@ class Captures:
             self._news, self._full = anyio.Event(), anyio.Event()
             await self.flush()
 
+    async def flush_everywhere(self) -> None:
+        """Note everything that waits now, in every process of this host."""
+        await self.flush()
+        await self.tell()
+
     async def flush(self) -> None:
         """Note everything that waits now. After a failure the rest waits on: the next try would take as long."""
         async with self._turn:
@@ -91,6 +98,10 @@ class Captures:
         if time.monotonic() - self._complained_at >= COMPLAIN_EVERY:
             self._complained_at = time.monotonic()
             log.warning("invocations were not kept as samples (%s); %d so far", reason, self.dropped)
+
+
+async def _nobody() -> None:
+    """There is no other process."""
 
 
 def _size(captured: Captured) -> int:

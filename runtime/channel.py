@@ -17,7 +17,7 @@ import msgspec
 
 from .calls import Result
 from .errors import FunctionRefused, HostError, ProtocolViolation, WorkerDied
-from .exchange import Exchange
+from .exchange import Exchange, held
 from .worker import wire
 
 RECEIVE = 64 * 1024  # larger buffers would be mapped and unmapped at each read
@@ -120,13 +120,13 @@ class Channel:
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
             stream, call.id, deadline, call.attempt, call.method,
-            call.path, call.query, call.headers, length, inline, call.schedule_id, call.scheduled_time,
+            call.path, call.query, call.headers, length, inline, call.schedule_id, call.scheduled_time, held.flags,
         )  # fmt: skip
         if self.queue is None:
             self.write(frame)
         elif not self.queue.push(frame):
             return False
-        exchange.stream, exchange.channel = stream, self
+        exchange.stream, exchange.channel, exchange.window = stream, self, held.window
         self.exchanges[stream] = exchange
         if length > wire.INLINE:
             self._write_body(stream, call.body)

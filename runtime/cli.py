@@ -24,11 +24,13 @@ from . import __version__, config, scaffold, server
 from .calls import Call
 from .commands import add_commands, run_command
 from .config import Config
+from .engines import ENGINES
 from .errors import ConfigError, HostError, LoadFailed
 from .host import Host
 from .logs import logging_to
 from .registry import Function
 from .search import Hint
+from .supervisor import supervise
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 LISTED = 40  # functions that `dev` lists at its start
@@ -56,8 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("root", nargs="?", default=".", metavar="ROOT", help=_ROOT_HELP)
     for command in (dev, serve):
         command.add_argument("--bind", metavar="HOST:PORT", help="where to listen; port 0 picks a free one")
-        command.add_argument("--engine", choices=sorted(server.ENGINES), help="the HTTP server underneath")
+        command.add_argument("--engine", choices=sorted(ENGINES), help="the HTTP server underneath")
         command.add_argument("--open", action="store_true", help="listen beyond this machine without tokens")
+        command.add_argument("--processes", type=_count, metavar="N", help=_PROCESSES_HELP[command is dev])
     new.add_argument("name", metavar="NAME", help="the function's name")
     new.add_argument("--space", default="demo", help="its space (default: demo)")
     new.add_argument("--kind", choices=list(scaffold.KINDS), default="json", help="what to start from")
@@ -71,6 +74,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 _ROOT_HELP = "the folder that holds functions/ (default: here)"
+_PROCESSES_HELP = ("how many processes serve it, one for a core (default: 1)", argparse.SUPPRESS)
+
+
+def _count(text: str) -> int:
+    try:
+        return config.processes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,9 +100,9 @@ def _load(arguments: argparse.Namespace) -> Config:
     environ = dict(os.environ)
     if getattr(arguments, "bind", None):
         config.parse_bind(arguments.bind)  # so that a mistake is not put down to the variable
-    for option, variable in (("bind", "SPACES_BIND"), ("engine", "SPACES_ENGINE")):
+    for option in ("bind", "engine", "processes"):
         if getattr(arguments, option, None):
-            environ[variable] = getattr(arguments, option)
+            environ[f"SPACES_{option.upper()}"] = str(getattr(arguments, option))
     return config.load(Path(arguments.root), environ=environ)
 
 
@@ -101,20 +112,34 @@ def _run(main: Callable[[], Any]) -> Any:
 
 
 def _dev(arguments: argparse.Namespace) -> int:
-    return _serve(arguments, dev=True)
-
-
-def _serve(arguments: argparse.Namespace, *, dev: bool = False) -> int:
+    if arguments.processes not in (None, 1):
+        raise ConfigError("`spaces dev` is always one process; `spaces serve` takes --processes")
     settings = _load(arguments)
-    announce = _announce_dev if dev else _announce
-    with logging_to(console=dev):
-        _run(partial(server.serve, settings, dev=dev, exposed=arguments.open, announce=announce))
+    with logging_to(console=True):
+        _run(partial(server.serve, settings, dev=True, exposed=arguments.open, announce=_announce_dev))
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    if settings.server.processes == 1:
+        with logging_to(console=False):
+            _run(partial(server.serve, settings, dev=False, exposed=arguments.open, announce=_announce))
+        return 0
+    announce = partial(_announce_count, settings)
+    with open(os.memfd_create("log"), "wb") as turns, logging_to(console=False, lock=turns.fileno()):
+        status: int = _run(
+            partial(supervise, settings, exposed=arguments.open, log_lock=turns.fileno(), announce=announce)
+        )
+    return status
+
+
 def _announce(host: Host, url: str) -> None:
-    count = len(host.registry.functions)
-    server.log.info("listening on %s, %d functions in %s", url, count, host.config.root)
+    _announce_count(host.config, len(host.registry.functions), url)
+
+
+def _announce_count(settings: Config, count: int, url: str) -> None:
+    server.log.info("listening on %s, %d functions in %s", url, count, settings.root)
 
 
 def _announce_dev(host: Host, url: str) -> None:

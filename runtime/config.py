@@ -23,7 +23,10 @@ from runtime.errors import ConfigError
 from runtime.schedules import Schedule
 from runtime.settings import FunctionSettings, Retry, merge, setting_readers
 
-_ENVIRONMENT = {"SPACES_BIND": "bind", "SPACES_ENGINE": "engine", "SPACES_STATE": "state"}
+_ENVIRONMENT = {
+    "SPACES_BIND": "bind", "SPACES_ENGINE": "engine", "SPACES_STATE": "state", "SPACES_PROCESSES": "processes",
+}  # fmt: skip
+MOST_PROCESSES = 256  # of one host
 TRAINED = "trained"  # the space of the functions that are created through an API, and trained here
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
@@ -39,6 +42,7 @@ __all__: Sequence[str] = (
     "is_loopback",
     "load",
     "parse_bind",
+    "processes",
     "reload",
     "with_trained",
 )
@@ -49,6 +53,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     bind: str = "127.0.0.1:8000"
     engine: Literal["hypercorn", "uvicorn"] = "hypercorn"
+    processes: int = 1
     state: Path = Path(".spaces")
     certfile: Path | None = None
     keyfile: Path | None = None
@@ -56,6 +61,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     access_log: bool = False
     max_zygotes: int = 256
+    metrics_functions: int = 200
     kernel_attach: bool = True
     tokens: tuple[Token, ...] = ()
     token_key: Key | None = None
@@ -198,6 +204,14 @@ def parse_bind(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def processes(raw: Any) -> int:
+    """A number of host processes, also as text; ValueError says what it must be."""
+    number = toml.integer(0, int(raw) if isinstance(raw, str) and re.fullmatch("[0-9]{1,9}", raw) else raw)
+    if not 1 <= number <= MOST_PROCESSES:
+        raise ValueError(f"must be 1 to {MOST_PROCESSES}, not {toml.shown(raw)}")
+    return number
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server at `host`; of all names only `localhost` is sure to."""
     if host.lower() == "localhost":
@@ -246,7 +260,7 @@ def _bind(raw: Any) -> str:
 _HOMES = {
     **dict.fromkeys(ServerSettings.__struct_fields__, "[server]"),
     **dict.fromkeys(FunctionSettings.__struct_fields__, "[defaults], [spaces.NAME] or [spaces.NAME.functions.NAME]"),
-    **dict.fromkeys(("keep_for", "keep_calls"), "[defaults] or [spaces.NAME]"),
+    **dict.fromkeys(("keep_for", "keep_calls", "preload"), "[defaults] or [spaces.NAME]"),
     "schedule": "[spaces.NAME.functions.NAME]",
     **dict.fromkeys(("path", "clients", "subjects"), "[spaces.NAME]"),
     "tokens": "[server] or [spaces.NAME]",
@@ -257,6 +271,7 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
     readers: toml.Readers = {
         "bind": _bind,
         "engine": partial(toml.choice, ("hypercorn", "uvicorn")),
+        "processes": processes,
         "state": document.path,
         "certfile": document.existing_file,
         "keyfile": document.existing_file,
@@ -264,6 +279,7 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
         "drain_timeout": partial(toml.duration, zero=True),
         "access_log": toml.boolean,
         "max_zygotes": partial(toml.integer, 1),
+        "metrics_functions": partial(toml.integer, 0),
         "kernel_attach": toml.boolean,
         "tokens": partial(credentials.server_tokens, document),
         "token_key": partial(credentials.token_key, document),
@@ -284,6 +300,12 @@ def _read_server(document: toml.Document, table: dict[str, Any]) -> ServerSettin
             document.problem(("server", key), f"`{key}` in [server] needs `{other}` as well")
     if server.http3 and not {"certfile", "keyfile"} & table.keys():
         document.problem(("server", "http3"), "`http3` in [server] needs `certfile` and `keyfile`")
+    if server.http3 and server.processes > 1:
+        document.problem(
+            ("server", "http3"),
+            "`http3` in [server] goes with one process only (`processes`): the datagrams of a connection would reach"
+            " any of them",
+        )
     if server.http3 and server.engine != "hypercorn":
         document.problem(("server", "http3"), f"`http3` in [server] needs the engine hypercorn, not {server.engine}")
     return server

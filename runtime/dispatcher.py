@@ -26,12 +26,15 @@ from .errors import Cancelled, HostError, JournalError, NotFound, Overloaded
 from .exchange import Exchange
 from .journal import Claim, Journal, Receipt
 from .registry import Function
+from .runs import Run, Runners
 from .settings import FunctionSettings
+from .share import WHOLE, Share
 
-MAX_RUNNING = 4096  # submitted calls of one host at once: so many that functions do not stand in each other's way
+MAX_RUNNING = 4096  # submitted calls at once: so many that functions do not stand in each other's way
 LOOK_EVERY = 1.0  # seconds: what other hosts append to the journal, or ask to be cancelled, is seen by then
 OVERDUE_EVERY = 0.1  # seconds between looks while something is due that we cannot have: a callback, mostly
 TAKE_OVER_EVERY = 5.0  # seconds
+RECOUNT_EVERY = 0.005  # seconds at least between looks whether a queue is still full that was
 MOST_STARTS = 10  # of a call that is interrupted again and again
 BACK_AGAIN = 5.0  # seconds after which a call is tried again whose function is not there now
 GONE_AFTER = 600.0  # seconds that calls wait for a function that was removed
@@ -44,31 +47,6 @@ Ending = Callable[[], Awaitable[None]]
 T = TypeVar("T")
 
 log = logging.getLogger("spaces.dispatcher")
-
-
-class Run:
-    """A claimed call in this process: as its exchange's follower it records what the call says of itself."""
-
-    def __init__(self, journal: Journal, call: Call, starts: int, settings: FunctionSettings) -> None:
-        self.call = call
-        self.key = (call.space, call.name)
-        self.starts = starts
-        self.settings = settings
-        self.exchange: Exchange | None = None
-        self.cancelled = False
-        self.hopeless = False  # its function has been gone for too long
-        self._journal = journal
-
-    @property
-    def begun(self) -> bool:
-        """Whether a worker may have begun it."""
-        return self.exchange is not None and self.exchange.channel is not None
-
-    def printed(self, level: int, text: str) -> None:
-        self._journal.note(self.call.id, "log", {"level": level, "text": text})
-
-    def progressed(self, fraction: float, message: str) -> None:
-        self._journal.note(self.call.id, "progress", {"fraction": fraction, "message": message})
 
 
 class Dispatcher:
@@ -87,19 +65,24 @@ class Dispatcher:
         settings: Callable[[str, str], FunctionSettings],
         on_outcome: Callable[[], None],
         word: attempt.Word = lambda error: error,
+        share: Share = WHOLE,
     ) -> None:
         self._journal = journal
         self._invoke, self._lookup, self._settings = invoke, lookup, settings
         self._on_outcome, self._word = on_outcome, word
+        self._part = share
         self._running: dict[int, Run] = {}
         self._places: Counter[Key] = Counter()  # taken, by function
         self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
         self._appending: Counter[Key] = Counter()  # calls that are about to wait
         self._missing: dict[Key, float] = {}  # functions that calls wait for and that are not there, since when
         self._unrecorded = 0
+        self._recounted_at = float("-inf")
+        self._runners = Runners(self._run)
         self._complaint, self._complained_at = "", 0.0
         self._paused = False
         self._wake = anyio.Event()
+        self._asked = anyio.Event()
 
     @property
     def busy(self) -> bool:
@@ -115,10 +98,15 @@ class Dispatcher:
         """There may be something to start."""
         self._wake.set()
 
+    def look(self) -> None:
+        """Somebody may have asked for a call to be cancelled that runs here."""
+        self._asked.set()
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """For ever: start what is due, look after what runs. `accept` may be called once it has started."""
-        async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self._look_after)
+        async with anyio.create_task_group() as tasks:
+            self._runners.begin(tasks)
+            tasks.start_soon(self._look_after)
             task_status.started()
             while True:
                 self._wake = anyio.Event()
@@ -132,7 +120,7 @@ class Dispatcher:
         """Record a call; start it at once where nothing stands in its way. Overloaded when too many wait."""
         call = submission.call
         key = (call.space, call.name)
-        if self._waiting(key) >= function.settings.max_queued:
+        if self._waiting(key) >= function.settings.max_queued and await self._is_full(key, function):
             message = f"{function.settings.max_queued} calls of `{function.label}` wait already (`max_queued`)"
             raise Overloaded(message, headers={"Retry-After": "10"})
         at_once = submission.run_at is None and not self._paused and self._has_place(key, function)
@@ -147,11 +135,19 @@ class Dispatcher:
                 taken[key] -= 1
                 self.wake()  # the place may have been what another call waited for
         if claimed:
-            self._start(Run(self._journal, call, 1, function.settings))
+            called_back = submission.callback_url is not None
+            self._start(Run(self._journal, call, 1, function.settings, callback=called_back))
         elif not receipt.repeated:
             self._backlog[key] = self._backlog.get(key, 0) + 1
             self.wake()
         return receipt
+
+    async def _is_full(self, key: Key, function: Function) -> bool:
+        """Whether so many wait still: of several hosts, another may have started some. Not each refusal asks."""
+        if self._part.of > 1 and monotonic() - self._recounted_at >= RECOUNT_EVERY:
+            self._recounted_at = monotonic()
+            self._backlog = await self._journal.waiting()
+        return self._waiting(key) >= function.settings.max_queued
 
     def cancel(self, id: int) -> None:
         """Stop a call, if it runs here."""
@@ -177,14 +173,16 @@ class Dispatcher:
         """Run what was claimed; without waiting for anything before, or it might be forgotten."""
         run = self._run_of(claim)
         run.hopeless = run.key in self._missing
-        self._backlog[run.key] = self._backlog.get(run.key, 1) - 1
+        left = self._backlog.pop(run.key, 1) - 1
+        if left > 0:
+            self._backlog[run.key] = left
         self._places[run.key] += 1
         self._start(run)
 
     def _share(self) -> dict[Key, int]:
         """How many calls of which function to start now."""
         self._look_for_functions()
-        room = MAX_RUNNING - len(self._running)
+        room = self._part.part(MAX_RUNNING) - len(self._running)
         places = {key: min(count, self._free_places(key)) for key, count in self._backlog.items() if count > 0}
         hungry = [key for key, free in places.items() if free > 0]
         if room <= 0 or not hungry:
@@ -199,9 +197,9 @@ class Dispatcher:
         return wanted
 
     def _has_place(self, key: Key, function: Function) -> bool:
-        if len(self._running) >= MAX_RUNNING or self._waiting(key):
+        if len(self._running) >= self._part.part(MAX_RUNNING) or self._waiting(key):
             return False
-        return self._places[key] < capacity(function)
+        return self._places[key] < capacity(function, self._part)
 
     def _waiting(self, key: Key) -> int:
         return self._backlog.get(key, 0) + self._appending[key]
@@ -219,13 +217,13 @@ class Dispatcher:
     def _free_places(self, key: Key) -> int:
         since = self._missing.get(key)
         if since is None:
-            return capacity(self._lookup(*key)) - self._places[key]
+            return capacity(self._lookup(*key), self._part) - self._places[key]
         return 1 - self._places[key] if monotonic() - since >= GONE_AFTER else 0  # to fail one after the other
 
     def _start(self, run: Run) -> None:
         """Run a claimed call, whose place is taken."""
         self._running[run.call.id] = run
-        self._tasks.start_soon(self._run, run)
+        self._runners.start(run)
 
     # Running.
 
@@ -284,7 +282,8 @@ class Dispatcher:
         self._places[run.key] -= 1
         if not self._places[run.key]:
             del self._places[run.key]
-        self.wake()
+        if self._backlog:
+            self.wake()
 
     async def _record(self, run: Run, outcome: Outcome) -> None:
         id = run.call.id
@@ -295,9 +294,14 @@ class Dispatcher:
         if again is not None:
             await self._surely(lambda: self._journal.retry(id, outcome, again))
         else:
-            await self._surely(lambda: self._journal.complete(id, outcome))
-            self._on_outcome()
+            await self._complete(run, outcome)
+            return
         self.wake()
+
+    async def _complete(self, run: Run, outcome: Outcome) -> None:
+        await self._surely(lambda: self._journal.complete(run.call.id, outcome))
+        if run.callback:
+            self._on_outcome()
 
     async def _postpone(self, run: Run, seconds: float) -> None:
         if run.cancelled:
@@ -312,8 +316,7 @@ class Dispatcher:
         if run.settings.idempotent and run.starts < MOST_STARTS:
             await self._surely(lambda: self._journal.retry(id, outcome, time()))
         else:
-            await self._surely(lambda: self._journal.complete(id, outcome))
-            self._on_outcome()
+            await self._complete(run, outcome)
 
     async def _surely(self, work: Callable[[], Awaitable[T]]) -> T:
         """Until the journal takes it: a full disk is no reason to forget what has happened."""
@@ -337,18 +340,19 @@ class Dispatcher:
 
     async def _look_after(self) -> None:
         """For ever: stop what others asked to be cancelled; end what hosts that are gone left running."""
-        since = TAKE_OVER_EVERY
+        took_over = float("-inf")
         while True:
+            self._asked = anyio.Event()
             try:
                 for id in await self._journal.to_cancel():
                     self.cancel(id)
-                if since >= TAKE_OVER_EVERY:
-                    since = 0.0
+                if monotonic() - took_over >= TAKE_OVER_EVERY:
+                    took_over = monotonic()
                     await self._take_over()
             except JournalError:  # what is started says so
                 pass
-            await anyio.sleep(LOOK_EVERY)
-            since += LOOK_EVERY
+            with anyio.move_on_after(LOOK_EVERY):
+                await self._asked.wait()
 
     async def _take_over(self) -> None:
         for claim in await self._journal.take_over():
@@ -358,10 +362,17 @@ class Dispatcher:
 
     def _run_of(self, claim: Claim) -> Run:
         call = claim.call
-        return Run(self._journal, call, claim.entry.attempt, self._settings(call.space, call.name))
+        called_back = claim.entry.callback_url is not None
+        settings = self._settings(call.space, call.name)
+        return Run(self._journal, call, claim.entry.attempt, settings, callback=called_back)
 
 
-def capacity(function: Function) -> int:
-    """How many submitted calls of a function run at once: as many as its workers take."""
+def capacity(function: Function, share: Share = WHOLE) -> int:
+    """How many submitted calls of a function run at once: as many as its workers take, or a share of them.
+
+    A share may be none. Which of several hosts have the odd ones differs from function to function.
+    """
     settings = function.settings
-    return settings.max_workers * (settings.concurrency if function.kind.startswith("async") else 1)
+    places = settings.max_workers * (settings.concurrency if function.kind.startswith("async") else 1)
+    turned = Share((share.index + function.id) % share.of, share.of)
+    return turned.part(places)

@@ -11,6 +11,7 @@ Raised everywhere, caught once in `app.py`, which asks the dialect that owns the
     │   ├── NotFound               404
     │   ├── MethodNotAllowed       405
     │   ├── Conflict               409
+    │   ├── BodyTooSlow            408
     │   ├── BodyTooLarge           413
     │   ├── Unprocessable          422
     │   │   └── KeyReused          422
@@ -116,6 +117,13 @@ class Conflict(CallerError):
 
     status = 409
     code = "conflict"
+
+
+class BodyTooSlow(CallerError):
+    """The request body did not come."""
+
+    status = 408
+    code = "body_too_slow"
 
 
 class BodyTooLarge(CallerError):

@@ -15,7 +15,28 @@ from .calls import Call, Result
 from .errors import HostError
 from .worker import wire
 
-GRANT = wire.WINDOW // 4  # credit is given back in amounts of at least this
+PART = 4  # credit is given back in amounts of at least this part of the window
+GRANT = wire.WINDOW // PART
+CROWD = 4 * 1024 * 1024  # bytes; when clients leave more than this unread in all, each is allowed little
+
+
+class Held:
+    """What has arrived in this process and no client has taken yet, of all calls: its memory is one."""
+
+    __slots__ = ("flags", "size", "window")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.window, self.flags = wire.WINDOW, 0  # of a call that begins now
+
+    def add(self, size: int) -> None:
+        """So many bytes more, or fewer."""
+        self.size += size
+        self.flags = wire.CROWDED if self.size > CROWD else 0
+        self.window = wire.window(self.flags)
+
+
+held = Held()
 
 
 class Link(Protocol):
@@ -44,9 +65,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunks", "_error", "_granted", "_loop", "_on_cancel", "_on_leave", "_result", "_wakeup", "accepted_at",
-        "call", "channel", "deadline", "due", "follower", "late", "left", "over", "overdue", "progress_at", "retried",
-        "size", "started_at", "status", "stream", "timeout", "unread",
+        "_chunks", "_credit", "_error", "_loop", "_on_cancel", "_on_leave", "_result", "_wakeup", "accepted_at",
+        "call", "channel", "deadline", "due", "follower", "late", "left", "on_news", "over", "overdue", "progress_at",
+        "retried", "size", "started_at", "status", "stream", "timeout", "unread", "window",
     )  # fmt: skip
 
     def __init__(
@@ -67,10 +88,12 @@ class Exchange:
         self.progress_at = now  # when the last chunk came or went
         self.channel: Link | None = None  # None: it waits for a worker
         self.follower: Follower | None = None
+        self.on_news: Callable[[], None] | None = None  # called for every news of it, in the place of waiting for them
         self.due: dict[Exchange, Callable[[Exchange], None]] | None = None  # where it is in the deadlines
         self.stream = 0
         self.status = 0
         self.unread = 0  # bytes that have arrived and that the client has not taken yet
+        self.window = wire.WINDOW  # how many of them there may be
         self.over = False  # the worker has nothing more to say on it, or never will
         self.left = False  # nobody wants the answer any more
         self.late = self.overdue = self.retried = False
@@ -80,7 +103,6 @@ class Exchange:
         self._result: Result | None = None
         self._error: HostError | None = None
         self._chunks: deque[bytes] | None = None
-        self._granted = 0
         self._wakeup: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Exchange:
@@ -88,15 +110,22 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         self._result = None  # what it holds is no longer needed, and it may still be in a list of deadlines
+        if self.unread:
+            held.add(-self.unread)
+            self.unread = 0
         if not self.over:
             self.left = True
-            self.unread = 0
             self._on_leave(self)
 
     def cancel(self, error: HostError) -> None:
         """End it with this error, wherever it is; what runs is stopped, by its process if need be."""
         if self._on_cancel is not None:
             self._on_cancel(self, error)
+
+    @property
+    def outcome(self) -> Result | HostError | None:
+        """The function's answer, or the error that it has ended in; None as long as there is neither."""
+        return self._error if self._result is None else self._result
 
     async def soon(self) -> Result | None:
         """The result, or None when it takes longer than a moment; raises the HostError that the call ended in."""
@@ -139,11 +168,13 @@ class Exchange:
 
     def _consumed(self, size: int) -> None:
         self.unread -= size
-        self._granted += size
+        held.add(-size)
         self.progress_at = monotonic()
-        if self._granted >= GRANT and not self.over and self.channel is not None:
-            self.channel.write(wire.frame(wire.CREDIT, self.stream, wire.U32.pack(self._granted)))
-            self._granted = 0
+        self.window = held.window
+        room = self.window - self.unread - self._credit
+        if room >= self.window // PART and not self.over and self.channel is not None:
+            self.channel.write(wire.frame(wire.CREDIT, self.stream, wire.U32.pack(room)))
+            self._credit += room
 
     # What the channel and the pool tell it.
 
@@ -153,6 +184,7 @@ class Exchange:
         self.over = result.complete
         if not result.complete:
             self._chunks = deque()
+            self._credit = self.window  # what the worker may still send
             self.progress_at = monotonic()
         self._result = result
         self._wake()
@@ -164,7 +196,9 @@ class Exchange:
         if self.left or self._error is not None:
             return
         self.unread += len(chunk)
-        if self.unread > wire.WINDOW + wire.PIECE:
+        held.add(len(chunk))
+        self._credit -= len(chunk)
+        if self._credit < -wire.PIECE:
             raise wire.ProtocolError("a worker sent more than its window")
         self.progress_at = monotonic()
         self._chunks.append(chunk)
@@ -190,5 +224,7 @@ class Exchange:
         self._wake()
 
     def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
+        if self.on_news is not None:
+            self.on_news()
+        elif self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)

@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 import anyio
 
+from .bases import passed_environment
 from .calls import Result
 from .channel import CallQueue, Channel
-from .errors import HostError, LoadFailed, StartFailed, WorkerDied
+from .errors import HostError, LoadFailed, NoFreeWorker, StartFailed, StillLoading, WorkerDied
 from .exchange import Exchange
-from .process import Process
+from .process import FULL, Process
 from .registry import Function
 from .snapshots import Snapshot
-from .spawner import Loaded, Spawner, Zygote, passed_environment
+from .spawner import Loaded, Spawner, Zygote
 from .tasks import Tasks
 from .worker import wire
 from .worker.process import OPEN_FILES
@@ -32,6 +33,7 @@ GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that t
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
 RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
 KILL_WAIT = 5.0  # seconds after which a killed process is given up
+RETRY_AFTER = {"Retry-After": "1"}
 NOTHING: Mapping[str, str] = MappingProxyType({})
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
@@ -69,6 +71,7 @@ def specification(
         "max_body": settings.max_body,
         "max_response": settings.max_response,
         "debug": debug,
+        "preload": settings.preload,
     }
 
 
@@ -84,6 +87,7 @@ class Generation:
         self.fresh = loaded.unsafe is not None or function.settings.fork == "never"
         self.is_async = loaded.kind.startswith("async")
         self.capacity = function.settings.concurrency if self.is_async else 1
+        self.used = False
         self.retired = False
         if self.fresh:
             zygote.end_import()
@@ -106,7 +110,7 @@ class Generation:
             try:
                 loaded = await zygote.load(function.settings.load_timeout)
             except BaseException:
-                zygote.close()
+                zygote.close(stale=True)
                 raise
         except OSError as error:
             raise LoadFailed(f"no process could be started to import it: {error}") from error
@@ -118,8 +122,10 @@ class Generation:
         return not self.retired and not self.zygote.closed and (self.fresh or self.zygote.alive)
 
     def retire(self) -> None:
-        """No new workers; the zygote ends with the last one there is."""
+        """No new workers; those that there are end as they finish, the zygote with the last."""
         self.retired = True
+        for worker in tuple(self.workers):
+            worker.retire()
         if not self.workers:
             self.zygote.close()
 
@@ -128,7 +134,9 @@ class Generation:
         self.retired = True
         for worker in tuple(self.workers):
             worker.process.kill()
-        self.zygote.close()
+        self.zygote.close(stale=not self.used)  # one that was never used was not what it should be
+        for worker in tuple(self.workers):  # those with an import of their own
+            worker.process.finished(None, "its host ended")
 
 
 class Home(Protocol):
@@ -152,11 +160,15 @@ class Home(Protocol):
 class Worker:
     """One process running a function, and the calls in it. It takes calls at once: its socket holds them."""
 
-    def __init__(self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop, *, most: int, wanted: bool
+    ) -> None:
+        """`most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits."""
         ours, theirs = socket.socketpair()
         queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
+        self.wanted = wanted
         self.idle_since = monotonic()
         self.is_ready = False
         self.has_answered = False
@@ -169,12 +181,33 @@ class Worker:
         with theirs:
             sockets = (theirs,) if queue is None else (theirs, queue.theirs)
             try:
-                self.process: Process = generation.zygote.fork(sockets, fresh=generation.fresh)
+                self.process: Process = generation.zygote.fork(
+                    sockets, fresh=generation.fresh, most=most, wanted=wanted
+                )
             except OSError:
                 self.channel.close()
                 raise
         generation.workers.add(self)
+        generation.used = True
         self.process.on_end(self._ended)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it never began as other hosts have all the workers that there may be."""
+        return self.process.failure == FULL
+
+    @property
+    def start_failure(self) -> StartFailed:
+        """Why what it was given could not be begun."""
+        return StartFailed(f"the function's process could not start: {self.process.reason()}")
+
+    def gives_back(self, exchange: Exchange) -> bool:
+        """Whether a call that it had not begun when it ended is for another worker to begin."""
+        may_be_luckier = (self.is_ready or not self.generation.alive) and not exchange.retried
+        if exchange.overdue or not (self.has_answered or self.refused or may_be_luckier):
+            return False
+        exchange.retried = not (self.has_answered or self.refused)  # a process that does no work may do none for ever
+        return True
 
     @property
     def busy(self) -> int:
@@ -236,7 +269,7 @@ class Worker:
 
     def _give_up(self) -> None:
         if self.process.pid is None and not self.generation.fresh:
-            self.generation.zygote.close()  # it does not even fork any more
+            self.generation.zygote.close(stale=True)  # it does not even fork any more
         self._ended()
 
     async def _cancelled(self, exchange: Exchange) -> bool:
@@ -312,7 +345,7 @@ class Worker:
         generation.workers.discard(self)
         error: HostError = WorkerDied(f"the function's process ended in the middle of the call: {reason}")
         if not self.is_ready:
-            error = StartFailed(f"the function's process could not start: {reason}")
+            error = self.start_failure
             unstarted += [exchange for exchange in self.channel.exchanges.values() if not exchange.over]
             self.channel.exchanges.clear()
         self._fail(error)
@@ -326,6 +359,15 @@ class Worker:
         for exchange in exchanges:
             exchange.failed(error)
             self._home.released(self, exchange, None)
+
+
+def unbegun(generation: Generation | None, function: Function, exchange: Exchange) -> HostError:
+    """Why a call was not begun in time."""
+    label, timeout = function.label, f"{exchange.timeout:g} s"
+    if generation is not None and generation.alive:
+        return NoFreeWorker(f"no worker of `{label}` became free within {timeout}", headers=RETRY_AFTER)
+    message = f"`{label}` was still being imported after {timeout}"
+    return StillLoading(message, details={"state": "loading"}, headers=RETRY_AFTER)
 
 
 def is_long(exchange: Exchange) -> bool:

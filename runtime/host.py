@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,24 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from . import telemetry
 from .authority import Access, Authority
 from .background import Background
-from .calls import SEQUENCE_BITS, Call, CallIds, Entry, Outcome, Status, Submission, function_id
+from .calls import SEQUENCE_BITS, Call, CallIds, Entry, Outcome, Status, Submission
+from .census import registry_of
 from .config import Config, with_trained
 from .errors import ConfigError, Draining, HostError, JournalError, LoadFailed
 from .exchange import Exchange
 from .journal import Journal, Receipt
-from .loader import Catalog, Loader
+from .link import Link
+from .loader import Loader
+from .meter import Meter
 from .pools import Pools
 from .registry import Function, Registry
 from .search import Hint
+from .share import WHOLE
+from .siblings import Siblings
 from .spawner import Spawner
-from .status import FunctionStatus, describe, relative, status_of
+from .status import FunctionStatus, describe, merged, relative, status_of
 from .tasks import Tasks
 from .timetable import Timetable
 from .training import Training
@@ -61,26 +63,34 @@ class Host:
         watch: bool = True,
         durable: bool = False,
         dispatch: bool = True,
+        link: Link | None = None,
     ) -> None:
-        """`durable`: calls can be submitted, and looked up; without `dispatch`, nothing but that is done with them."""
+        """`durable`: calls can be submitted, and looked up; without `dispatch`, nothing but that is done with them.
+
+        `link`: to the other host processes that serve the same, of which this one has its share.
+        """
         self.config = config
+        self.siblings = Siblings(link) if link is not None else None
+        self.share = link.share if link is not None else WHOLE
         self.debug = debug
         self.registry = Registry()
         self.draining = False
         self.stopping = False  # the server is about to end: who waits for news is sent away
         self.ids = CallIds(first=random.randrange(1 << SEQUENCE_BITS))
-        self.started_at = time.time()
         self.bound_to_loopback = False  # callbacks may go to this machine only from where nobody else can call
         self.exposed = False  # whoever started it says that it may be open to all who reach it
         self.url = ""  # where it is reached, as its functions are told
         self.authority = Authority(lambda: self.config, open=lambda: self.bound_to_loopback or self.exposed)
-        self.received: Counter[str] = Counter()  # calls, by what they came by
+        self.meter = Meter(
+            config.server.metrics_functions, lambda: self._pools, lambda: len(self.registry.functions), link
+        )
+        self.started_at, self.received = self.meter.started_at, self.meter.received
         self.timetable = Timetable(config.server.state)  # schedules that clients have created
         self.on_change: list[Callable[[], None]] = []  # called when functions or their settings may be others
         self._watch = watch
         self._runs = dispatch  # or else calls are only looked up
         self._loader = Loader(config)
-        self._spawner = Spawner()
+        self._spawner = Spawner(link.attach_base if link is not None else None)
         self._tasks = anyio.create_task_group()
         self._background = self._make_background(dispatch) if durable else None
         self.training = Training(self)
@@ -95,9 +105,13 @@ class Host:
             loopback=lambda: self.bound_to_loopback,
             word=self.worded,
             dispatch=dispatch,
+            bell=self.siblings,
+            share=self.share,
         )
 
     async def __aenter__(self) -> Host:
+        if self.siblings is not None:  # one of them may have known the settings that it begins with
+            await self._reconfigure(told=False)
         await self.scan()
         if self._runs and self._background is not None:
             await anyio.to_thread.run_sync(self.authority.prepare)
@@ -110,8 +124,11 @@ class Host:
             self._printed,
             max_zygotes=self.config.server.max_zygotes,
             environment=self._environment,
+            stats=self.meter.ledger.of,
+            share=self.share,
             debug=self.debug,
         )
+        self._tasks.start_soon(self.meter.join)
         self._tasks.start_soon(self._pools.tidy)
         if self._watch:
             self._tasks.start_soon(self._follow_changes)
@@ -119,6 +136,9 @@ class Host:
             self._warm_configured()
         if self._background is not None:
             await self._background.__aenter__()
+        if self.siblings is not None:
+            tasks = Tasks(self._tasks)
+            self.siblings.listen(tasks, self._take_up_written, self._states, self.training, self._background)
         if self._background is not None and self._runs:
             self.training.start(Tasks(self._tasks))
         return self
@@ -129,6 +149,7 @@ class Host:
             if self._background is not None:  # first: what it runs is interrupted, and does not look like a crash
                 await self._background.__aexit__()
             self._pools.close()
+            self.meter.leave()
             self._tasks.cancel_scope.cancel()
             await self._tasks.__aexit__(None, None, None)
         finally:
@@ -239,8 +260,19 @@ class Host:
     # What is here.
 
     def status(self, function: Function) -> FunctionStatus:
-        """A function and how it is doing."""
+        """A function and how it is doing in this process."""
         return status_of(function, self._pools.find(function), self.config.root)
+
+    async def statuses(self, functions: Sequence[Function]) -> list[FunctionStatus]:
+        """The same of several functions; with siblings, how they do in all host processes together."""
+        ours = [self.status(function) for function in functions]
+        if self.siblings is None:
+            return ours
+        theirs = await self.siblings.states([function.id for function in functions])
+        return [merged(each, theirs.get(each.id, ())) for each in ours]
+
+    def _states(self, ids: Collection[int]) -> list[FunctionStatus]:
+        return [self.status(pool.function) for pool in self._pools if pool.function.id in ids]
 
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         """A load error as it is shown: paths relative to ROOT."""
@@ -257,19 +289,7 @@ class Host:
 
     async def metrics(self) -> bytes:
         """The Prometheus text of every function that was ever called."""
-        states = [
-            telemetry.FunctionState(
-                pool.function.space,
-                pool.function.name,
-                pool.stats,
-                sum(1 for worker in pool.workers if not worker.busy),
-                sum(1 for worker in pool.workers if worker.busy),
-                len(pool.waiting),
-            )
-            for pool in self._pools
-        ]
-        counts = await self._background.counts() if self._background is not None else None
-        return telemetry.render(states, len(self.registry.functions), self.started_at, counts, self.received)
+        return await self.meter.text(await self._background.counts() if self._background is not None else None)
 
     async def load(self, function: Function) -> LoadFailed | None:
         """Load a function now, as its first call would; the error, if it cannot be loaded."""
@@ -290,35 +310,12 @@ class Host:
 
     async def scan(self, spaces: set[str] | None = None) -> None:
         """Read which functions there are: everywhere, or in these spaces again."""
-        catalog = await anyio.to_thread.run_sync(self._loader.scan, spaces)
-        self.registry = self._registry_of(catalog)
-        self.hints = catalog.hints
 
-    def _registry_of(self, catalog: Catalog) -> Registry:
-        known = self.registry.functions
-        functions = {}
-        for key, found in catalog.functions.items():
-            settings = self.config.settings(found.space, found.name)
-            before = known.get(key)
-            if before is not None and (before.path, before.digest) == (found.path, found.digest):
-                kept = before.settings is settings
-                functions[key] = before if kept else msgspec.structs.replace(before, settings=settings)
-                continue
-            functions[key] = Function(
-                id=function_id(found.space, found.name),
-                space=found.space,
-                name=found.name,
-                path=found.path,
-                line=found.line,
-                kind=found.kind,
-                takes=found.takes,
-                digest=found.digest,
-                settings=settings,
-                convention=found.convention,
-                target=found.target,
-                app=found.app,
-            )
-        return Registry(spaces=catalog.spaces, functions=functions)
+        def look() -> tuple[Registry, Sequence[Hint]]:
+            catalog = self._loader.scan(spaces)
+            return registry_of(catalog, self.config, self.registry), catalog.hints
+
+        self.registry, self.hints = await anyio.to_thread.run_sync(look)
 
     async def _follow_changes(self) -> None:
         async for paths in self._loader.watch():
@@ -327,6 +324,11 @@ class Host:
 
     async def written(self, path: Path) -> None:
         """Take up a file of a trained function, which the host itself has written: it is served when this returns."""
+        await self._take_up_written(path)
+        if self.siblings is not None:
+            await self.siblings.have_written(path)
+
+    async def _take_up_written(self, path: Path) -> None:
         async with self._turn:
             self.config = with_trained(self.config)
             await anyio.to_thread.run_sync(self._loader.configure, self.config)
@@ -344,7 +346,7 @@ class Host:
         for notify in self.on_change:
             notify()
 
-    async def _reconfigure(self) -> None:
+    async def _reconfigure(self, *, told: bool = True) -> None:
         try:
             config = await anyio.to_thread.run_sync(self._loader.reconfigured)
         except ConfigError as error:
@@ -356,17 +358,18 @@ class Host:
             log.warning("spaces.toml: changes in [server] take effect at the next start, but for tokens and issuer")
         self.config = msgspec.structs.replace(config, server=server)
         await anyio.to_thread.run_sync(self._loader.configure, self.config)
-        log.info("spaces.toml loaded")
+        if told:
+            log.info("spaces.toml loaded")
 
     def _report_changes(self, before: Registry) -> None:
         old, new = before.functions, self.registry.functions
-        for key in old.keys() - new.keys():
-            log.info("%s removed", old[key].label)
-        touched = []
-        for key in new.keys() - old.keys():
-            log.info("%s added (%s)", new[key].label, relative(new[key].path, self.config.root))
-            touched.append(new[key])
-        touched += [new[key] for key in new.keys() & old.keys() if new[key].digest != old[key].digest]
+        for function in [function for key, function in old.items() if key not in new]:
+            log.info("%s removed", function.label)
+        others = [(old.get(key), function) for key, function in new.items() if old.get(key) is not function]
+        for known, function in others:
+            if known is None:
+                log.info("%s added (%s)", function.label, relative(function.path, self.config.root))
+        touched = [function for known, function in others if known is None or known.digest != function.digest]
         if self.debug:  # who edits a file wants to hear of its mistakes before the next call
             for function in touched[:EAGER]:
                 self._pools.warm(function)

@@ -61,16 +61,16 @@ class Loader:
         stays a function, which cannot be loaded, until the file goes.
         """
         with self._scanning:
-            lost = self._functions()
+            before = self._spaces
             self._look(spaces)
-            lost -= self._functions()
             for _ in range(LOOKS):
+                lost = self._lost(before)
                 if not lost:
                     break
                 time.sleep(LOOK)
                 self._look({space for space, _ in lost})
-                lost -= self._functions()
-            self._links.keep({"", *self._spaces, *self._functions()})
+            if self._lost(before) or before.keys() != self._spaces.keys():
+                self._links.keep({"", *self._spaces, *self._functions()})
             self._links.note("", links.above(str(self._config.file)) | links.above(str(self._config.functions_dir)))
             self._aim()
             return self._catalog()
@@ -155,6 +155,14 @@ class Loader:
 
     def _functions(self) -> set[tuple[str, str]]:
         return {(space, name) for space, found in self._spaces.items() for name in found.functions}
+
+    def _lost(self, before: dict[str, Findings]) -> set[tuple[str, str]]:
+        """The functions that are no more. Spaces that were not looked at again have lost none."""
+        now = {space: self._spaces.get(space, Findings("")) for space, found in before.items()}
+        others = ((space, found) for space, found in before.items() if now[space] is not found)
+        return {
+            (space, name) for space, found in others for name in found.functions.keys() - now[space].functions.keys()
+        }
 
     def _look(self, spaces: Collection[str] | None) -> None:
         """Search the folders of these spaces, and of all that are new, again."""

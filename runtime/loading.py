@@ -87,6 +87,10 @@ class Loading:
         elif self._importing is not None:
             self.pool.tasks.start_soon(self._supersede, self._importing, self._scope)
 
+    def outdated(self) -> None:
+        """Files that it imports may have changed: read them anew when a call next needs them."""
+        self._dirty = True
+
     def close(self) -> None:
         """The function is no more: load nothing for it, answer nobody who still waits."""
         self._closed = True

@@ -6,6 +6,7 @@ never holds up a call; lines that do not fit its queue are dropped and counted.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
@@ -96,6 +97,30 @@ class DroppingHandler(QueueHandler):
             self.dropped += 1
 
 
+class SharingHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream to which other processes write too: a line at a time, whoever's it is.
+
+    A pipe takes a long line in pieces, and what another process writes meanwhile would come between them.
+    """
+
+    def __init__(self, stream: TextIO, lock: int) -> None:
+        super().__init__(stream)
+        self._lock = os.open(f"/proc/self/fd/{lock}", os.O_RDWR | os.O_CLOEXEC)  # a lock is an opening's
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, when it is our turn."""
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            super().emit(record)
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        os.close(self._lock)
+        super().close()
+
+
 class PatientListener(QueueListener):
     """Writes what the queue holds; at its end it waits for room to say so, and then for the writing, not for ever."""
 
@@ -118,13 +143,19 @@ def is_coloured(stream: TextIO) -> bool:
 
 @contextmanager
 def logging_to(
-    stream: TextIO = sys.stderr, *, console: bool, level: str = "INFO", output: str | None = None
+    stream: TextIO = sys.stderr,
+    *,
+    console: bool,
+    level: str = "INFO",
+    output: str | None = None,
+    lock: int | None = None,
 ) -> Iterator[None]:
     """Log to `stream` while in this scope; what is queued at its end is still written.
 
-    `level` is for the host's own lines, `output` (the same, unless given) for those of handlers.
+    `level` is for the host's own lines, `output` (the same, unless given) for those of handlers. `lock`: an open file
+    that all processes have which log to this stream.
     """
-    writer = logging.StreamHandler(stream)
+    writer = logging.StreamHandler(stream) if lock is None else SharingHandler(stream, lock)
     formatter = ConsoleFormatter(is_coloured(stream)) if console else JsonFormatter()
     if not console:
         formatter.converter = time.gmtime
@@ -146,6 +177,7 @@ def logging_to(
         listener.stop()
         if handler.dropped:
             writer.handle(_dropped(handler.dropped))
+        writer.close()
 
 
 def _dropped(count: int) -> logging.LogRecord:

@@ -17,23 +17,15 @@ from typing import Any
 
 from .calls import Call, Result
 from .deadlines import Deadlines
-from .errors import (
-    FunctionTimeout,
-    HeadTooLarge,
-    HostError,
-    LoadFailed,
-    NoFreeWorker,
-    Overloaded,
-    StartFailed,
-    StillLoading,
-)
+from .errors import FunctionTimeout, HeadTooLarge, HostError, LoadFailed, NoFreeWorker, Overloaded, StartFailed
 from .exchange import Exchange
-from .generation import Generation, Worker, is_long
+from .generation import RETRY_AFTER, Generation, Worker, is_long, unbegun
 from .idle import IdleEnds
 from .pace import Pace
 from .registry import Function
 from .tasks import Tasks
 from .telemetry import FunctionStats
+from .turns import Turns
 
 MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
 MAX_METHOD = 255  # bytes
@@ -42,7 +34,6 @@ GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is 
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
 RESPITE = 1.0  # seconds until a warm worker that died is replaced, as those that die at once would be for ever
 STALLED = 60.0  # seconds that a client may leave a stream unread
-RETRY_AFTER = {"Retry-After": "1"}
 
 log = logging.getLogger("spaces.pool")
 OnOutput = Callable[[Function, "Exchange | None", int, str], None]
@@ -77,6 +68,7 @@ class Pool:
         self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
+        self._turns = Turns(self, self._add_worker, self._serve_waiting)
         self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
 
     # Calls in.
@@ -101,8 +93,9 @@ class Pool:
 
     def _is_full(self) -> bool:
         """Whether there is no free worker, nor one that can still be started for each call that waits."""
-        room = self.function.settings.max_workers - len(self.workers) + self.function.settings.max_waiting
-        return not self._free and len(self.waiting) >= room
+        settings = self.function.settings
+        startable = 0 if self._turns.crowded else settings.max_workers - len(self.workers)
+        return not self._free and len(self.waiting) >= startable + settings.max_waiting
 
     def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
@@ -128,6 +121,8 @@ class Pool:
             return
         if self.current is None or not self.current.alive:
             self._need_generation(self)
+        elif self._turns.crowded:
+            pass  # there will be an offer
         elif not self.current.workers:
             self._add_worker()
             self._serve_waiting()
@@ -148,7 +143,7 @@ class Pool:
                     self._reclaim(worker)
         stuck = all(worker.running_for > GROW_AFTER for worker in self.workers)  # else they get on with it
         late = monotonic() - (GROW_AFTER if stuck else RECLAIM_AFTER)
-        if self.current is not None and self.current.alive and self._grown_at <= late:
+        if self.current is not None and self.current.alive and self._grown_at <= late and not self._turns.crowded:
             missing = sum(1 for exchange in self.waiting if exchange.accepted_at <= late)
             workers = len(self.current.workers)  # twice as many at most: the next look is soon
             for _ in range(min(missing, workers or 1, self.function.settings.max_workers - workers)):
@@ -172,26 +167,29 @@ class Pool:
         if exchanges:
             self.waiting = deque(sorted((*exchanges, *self.waiting), key=attrgetter("accepted_at")))
 
-    def _add_worker(self) -> None:
+    def _add_worker(self) -> bool:
         assert self.current is not None
+        most = self.function.settings.max_workers
         try:
-            worker = Worker(self.current, self, self._loop)
+            worker = Worker(self.current, self, self._loop, most=most, wanted=bool(self.waiting))
         except OSError as error:  # the host may open no more files, most likely
             log.error("no worker of %s can be started: %s", self.function.label, error)
             if not self.current.workers:
                 self.refuse_waiting(StartFailed(f"no process could be started: {error}"))
-            return
+            return False
         if not worker.is_gone:
             self._grown_at = monotonic()
             self.stats.cold_starts += 1
             self._free.append(worker)
             self._idle.watch()
+        return not worker.is_gone
 
     # Generations.
 
     def swap(self, generation: Generation) -> None:
         """Serve the next call with this generation; calls under way finish on the one before."""
         before, self.current = self.current, generation
+        self._turns.restart(generation)
         warm = len(before.workers) if before is not None and before is not generation else 0
         self._free.clear()
         self._hot = None
@@ -199,8 +197,6 @@ class Pool:
             self._pace.slow_down()
         if before is not None:
             before.retire()
-            for worker in tuple(before.workers):
-                worker.retire()
         settings = self.function.settings
         for _ in range(min(max(settings.min_workers, min(warm, 1)), settings.max_workers)):
             self._add_worker()
@@ -208,8 +204,7 @@ class Pool:
 
     def loaded(self) -> None:
         """A load has ended, well or not."""
-        if self.waiting:
-            self._serve_waiting()
+        self._serve_waiting()
 
     def reconfigured(self) -> None:
         """The function's settings are other ones: those that its processes do not hold apply from now on."""
@@ -220,8 +215,6 @@ class Pool:
         """End the processes as they finish; what they were made from is kept for a next call."""
         if self.current is not None:
             self.current.retire()
-            for worker in tuple(self.current.workers):
-                worker.retire()
 
     def refuse_waiting(self, error: HostError) -> None:
         """There is no generation and will not be one soon: those who wait are told why."""
@@ -267,7 +260,8 @@ class Pool:
             return
         what = "sent nothing more" if exchange.streaming else "did not answer"
         late = FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s")
-        self._stop(exchange, f"did not stop at its deadline of {exchange.timeout:g} s", late, self._too_late(exchange))
+        why = f"did not stop at its deadline of {exchange.timeout:g} s"
+        self._stop(exchange, why, late, unbegun(self.current, self.function, exchange))
 
     def _cancel(self, exchange: Exchange, error: HostError) -> None:
         """Nobody is to run this call, or to go on running it."""
@@ -294,14 +288,6 @@ class Pool:
             self.waiting.remove(exchange)
         exchange.failed(error)
         self._count(exchange, None)
-
-    def _too_late(self, exchange: Exchange) -> HostError:
-        """Why a call was not begun in time."""
-        label, timeout = self.function.label, f"{exchange.timeout:g} s"
-        if self.current is not None and self.current.alive:
-            return NoFreeWorker(f"no worker of `{label}` became free within {timeout}", headers=RETRY_AFTER)
-        message = f"`{label}` was still being imported after {timeout}"
-        return StillLoading(message, details={"state": "loading"}, headers=RETRY_AFTER)
 
     def _worker_of(self, exchange: Exchange) -> Worker | None:
         owner: Any = getattr(exchange.channel, "owner", None)
@@ -334,6 +320,9 @@ class Pool:
         if worker.leaving:
             return
         worker.idle_since = monotonic()
+        if self._turns.owing and self._turns.is_over(worker):
+            worker.retire()
+            return
         if not worker.generation.is_async:
             self._hot = worker
             if result is not None:
@@ -366,20 +355,19 @@ class Pool:
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)
-        if worker.process.code != 0 or unstarted:
-            self.stats.deaths[worker.process.reason()] += 1
+        if worker.refused:
+            self._turns.was_refused(worker)
+        elif worker.process.code != 0 or unstarted:
+            self.stats.died(worker.process.reason())
         again = []
         for exchange in unstarted:
             exchange.channel, exchange.started_at = None, 0.0
             if exchange.over:
                 continue  # its time ran out, or its client left, since it was taken back
-            once = (worker.is_ready or not worker.generation.alive) and not exchange.retried
-            if (worker.has_answered or once) and not exchange.overdue:
-                exchange.retried = not worker.has_answered  # a process that does no work may do none for ever
+            if worker.gives_back(exchange):
                 again.append(exchange)
             else:
-                reason = f"the function's process could not start: {worker.process.reason()}"
-                exchange.failed(error if isinstance(error, StartFailed) else StartFailed(reason))
+                exchange.failed(worker.start_failure)
                 self._count(exchange, None)
         self._wait_again(again)
         self._serve_waiting()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
+import msgspec
 
 from .calls import Call
 from .deadlines import Deadlines
@@ -22,8 +23,10 @@ from .generation import NOTHING
 from .loading import Loading, Sources
 from .pool import OnOutput, Pool
 from .registry import Function, Registry
+from .share import WHOLE, Share
 from .spawner import Spawner
 from .tasks import Tasks
+from .telemetry import FunctionStats
 
 LOADS_AT_ONCE = 4 * (os.cpu_count() or 1)
 TIDY_EVERY = 1.0  # seconds
@@ -42,14 +45,19 @@ class Pools:
         *,
         max_zygotes: int,
         environment: Callable[[Function], Mapping[str, str]] = lambda function: NOTHING,
+        stats: Callable[[str, str], FunctionStats] = lambda space, name: FunctionStats(),
+        share: Share = WHOLE,
         debug: bool,
     ) -> None:
+        """`share`: what this host has of each limit that holds for all that serve the same functions."""
         self._sources = sources
         self._spawner = spawner
         self._tasks = tasks
         self._on_output = on_output
-        self._max_zygotes = max_zygotes
+        self._share = share
+        self._max_zygotes = max(1, share.part(max_zygotes))
         self._environment = environment
+        self._stats = stats
         self._debug = debug
         self._limiter = anyio.CapacityLimiter(LOADS_AT_ONCE)
         self._loadings: dict[int, Loading] = {}
@@ -91,6 +99,8 @@ class Pools:
         """
         paths = [str(path) for path in changed_paths]
         self._leaving = [pool for pool in self._leaving if pool.busy]
+        changed: list[Loading] = []
+        sleeping: list[Loading] = []
         for number, loading in tuple(self._loadings.items()):
             pool, before = loading.pool, loading.pool.function
             after = registry.functions.get((before.space, before.name))
@@ -100,11 +110,18 @@ class Pools:
                 loading.close()
                 pool.retire()
                 continue
-            pool.function = after
-            if before.settings != after.settings:
+            pool.function = self._own_part(after)
+            if before.settings != pool.function.settings:
                 pool.reconfigured()
-            if everything or _is_other(before, after) or _concerns(pool, paths):
-                loading.changed()
+            if everything or _is_other(before, after):
+                changed.append(loading)
+            elif _concerns(pool, paths):  # a file that many may import, of which most are not in use
+                (sleeping if pool.state == "cold" else changed).append(loading)
+        # Loading takes its time: what is in use is not to wait for what is not.
+        for loading in sorted(changed, key=lambda one: one.pool.last_used, reverse=True):
+            loading.changed()
+        for loading in sleeping:
+            loading.outdated()
 
     def cut(self) -> None:
         """Every call is over, as far as its client is concerned: the host is ending."""
@@ -124,6 +141,7 @@ class Pools:
             await anyio.sleep(TIDY_EVERY)
             now = self._loop.time()
             loaded = [pool for pool in self if pool.current is not None and pool.current.alive]
+            self._spawner.tidy(pool.function.settings.preload for pool in self)
             loaded.sort(key=lambda pool: pool.last_used)
             excess = len(loaded) - self._max_zygotes
             for pool in loaded:
@@ -135,8 +153,17 @@ class Pools:
                     pool.retire()
                     excess -= 1
 
+    def _own_part(self, function: Function) -> Function:
+        """The function as this host alone is to keep to its settings. (`max_workers` its zygote counts.)"""
+        if self._share.of == 1:
+            return function
+        settings, part = function.settings, self._share.part
+        own = {"min_workers": part(settings.min_workers), "max_waiting": part(settings.max_waiting)}
+        return msgspec.structs.replace(function, settings=msgspec.structs.replace(settings, **own))
+
     def _make(self, function: Function) -> Loading:
-        pool = Pool(function, self._tasks, self._deadlines, lambda _: loading.need(), self._on_output)
+        pool = Pool(self._own_part(function), self._tasks, self._deadlines, lambda _: loading.need(), self._on_output)
+        pool.stats = self._stats(function.space, function.name)
         loading = Loading(
             pool, self._sources, self._spawner, self._limiter, environment=self._environment, debug=self._debug
         )

@@ -23,6 +23,7 @@ from .worker.output import STACK_SIGNAL
 
 STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
 STACK_SIZE = 64 * 1024
+FULL = "other hosts have all the workers that the function may have"
 
 Message = dict[str, Any]
 
@@ -127,6 +128,8 @@ class Process:
         self.pid: int | None = None
         self.code: int | None = None  # exit status, negative for a signal; None: unknown
         self.ended = asyncio.Event()
+        self.number = 0  # of the request that it was asked for with
+        self.shared = False  # by other hosts, perhaps: not ours to kill
         self.failure: str | None = None  # why it could not be forked
         self.faults = os.memfd_create("faults")
         self._pidfd: int | None = None
@@ -140,8 +143,12 @@ class Process:
         else:
             self._callbacks.append(callback)
 
-    def started(self, pid: int, pidfd: int) -> None:
+    def started(self, pid: int, pidfd: int, faults: int | None = None) -> None:
+        """It is there; `faults`: where it says where it is, if that is not where it was asked to."""
         self.pid, self._pidfd = pid, pidfd
+        if faults is not None:
+            os.close(self.faults)
+            self.faults = faults
         if self._doomed:
             self.kill()
 
@@ -200,14 +207,18 @@ class Process:
 
 
 class Family:
-    """The processes that one zygote has forked for us, by request until they have a pid, then by pid."""
+    """The processes that one zygote has forked for us, by request until they have a pid, then by pid.
+
+    A function zygote stays known by its request: it may be shared, and loaded several times.
+    """
 
     def __init__(self) -> None:
         self._asked: dict[int, Process] = {}
         self._alive: dict[int, Process] = {}
+        self._held: dict[int, Process] = {}
         self._last = 0
 
-    def fork(self, control: Control, op: str, fds: Sequence[int]) -> Process:
+    def fork(self, control: Control, op: str, fds: Sequence[int], **more: Any) -> Process:
         """Ask the zygote for a process; the descriptors, and one for its stack dumps, become its own.
 
         OSError when the host has no descriptors left for it.
@@ -217,36 +228,60 @@ class Family:
             process.finished(None, "its zygote ended")
             return process
         self._last += 1
+        process.number, process.shared = self._last, op == "load"
         self._asked[self._last] = process
         try:
-            control.send({"op": op, "id": self._last}, (*fds, process.faults))
+            control.send({"op": op, "id": self._last, **more}, (*fds, process.faults))
         except OSError as error:
             self._asked.pop(self._last).finished(None, str(error))
             raise
         return process
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is a process, or is to be."""
+        return bool(self._asked or self._alive or self._held)
+
+    def release(self, process: Process) -> None:
+        """Whatever becomes of this function zygote, we hear no more of it."""
+        self._held.pop(process.number, None)
+        process.finished(None, "it was let go")
+
     def handle(self, message: Message, fds: list[int]) -> None:
-        """A zygote's `forked`, `fork_failed` or `exited`."""
+        """A zygote's `forked`, `fork_failed`, `full` or `exited`."""
         match message["op"]:
             case "forked":
-                process, pid = self._asked.pop(message["id"]), int(message["pid"])
-                if fds:
-                    self._alive[pid] = process
-                    process.started(pid, fds.pop())
-                else:  # it ends by itself once its sockets close
-                    process.finished(None, "the host may open no more files")
+                self._forked(self._asked.pop(message["id"]), int(message["pid"]), fds)
             case "fork_failed":
                 failure = f"no process could be forked: {message['message']}"
                 self._asked.pop(message["id"]).finished(None, failure)
+            case "full":
+                self._asked.pop(message["id"]).finished(None, FULL)
             case "exited":
-                if ended := self._alive.pop(message["pid"], None):
+                known, key = (self._held, message["id"]) if "id" in message else (self._alive, message["pid"])
+                if ended := known.pop(key, None):
                     ended.finished(int(message["code"]))
             case _:  # the base zygote's "ready"
                 pass
 
+    def _forked(self, process: Process, pid: int, fds: list[int]) -> None:
+        if process.ended.is_set():  # released meanwhile
+            return
+        if not fds:  # it ends by itself once its sockets close
+            process.finished(None, "the host may open no more files")
+            return
+        pidfd, *faults = fds
+        fds.clear()
+        if process.shared:
+            self._held[process.number] = process
+        else:
+            self._alive[pid] = process
+        process.started(pid, pidfd, *faults)
+
     def lost(self) -> None:
         """The zygote is gone, and with it every process it forked."""
-        for process in (*self._asked.values(), *self._alive.values()):
+        for process in (*self._asked.values(), *self._alive.values(), *self._held.values()):
             process.finished(None, "its zygote ended")
         self._asked.clear()
         self._alive.clear()
+        self._held.clear()

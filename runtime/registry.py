@@ -63,8 +63,14 @@ class Registry(msgspec.Struct, frozen=True, dict=True):
         """The space's functions by name; NotFound when there is no such space."""
         if space not in self.spaces:
             raise NotFound(f"there is no space `{space}` here", details={"space": space})
-        found = [function for key, function in self.functions.items() if key[0] == space]
-        return sorted(found, key=lambda function: function.name)
+        return self._by_space.get(space, ())
+
+    @cached_property
+    def _by_space(self) -> Mapping[str, Collection[Function]]:
+        found: dict[str, list[Function]] = {}
+        for _, function in sorted(self.functions.items()):
+            found.setdefault(function.space, []).append(function)
+        return found
 
     @cached_property
     def _numbered(self) -> Mapping[int, Function]:

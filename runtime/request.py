@@ -5,15 +5,18 @@ Used by the dialects; `payload.py` reads the bodies that are JSON. Whatever it c
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from time import monotonic
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import anyio
 from starlette.types import Receive, Scope
 
-from .errors import BadRequest, BodyTooLarge, HostError, MethodNotAllowed, NotFound
+from .errors import BadRequest, BodyTooLarge, BodyTooSlow, HostError, MethodNotAllowed, NotFound
 from .registry import Function
 
 HOP_BY_HOP = frozenset(
@@ -26,6 +29,11 @@ SPECIAL = HOP_BY_HOP.union(
 CALL_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 RESERVED = b"/__/"
+BODY_PAUSE = 30.0  # seconds within which more of a body must come
+BODY_RATE = 1024  # bytes a second at which it must come on the whole, once that time is over
+LOOK_EVERY = 1.0  # seconds
+
+_awaited: dict[asyncio.Task[Any], float] = {}  # who reads a body, and when it is too slow: infinity once it is told so
 
 T = TypeVar("T")
 Address = tuple[str, str, bytes]  # space, function, and the rest of the path as it came
@@ -160,6 +168,24 @@ async def read_body(receive: Receive, length: int | None, limit: int, setting: s
         return ()
     if length is not None and length > limit:
         raise BodyTooLarge(f"the body has {length} bytes; at most {limit} are allowed here (`{setting}`)")
+    task = asyncio.current_task()
+    assert task is not None
+    began = monotonic()
+    _awaited[task] = began + BODY_PAUSE
+    try:
+        return await _read_pieces(receive, length, limit, setting, task, began)
+    except asyncio.CancelledError:
+        if _awaited[task] != math.inf:
+            raise
+        task.uncancel()
+        raise BodyTooSlow(f"the body paused for {BODY_PAUSE:g} s, or comes too slowly") from None
+    finally:
+        del _awaited[task]
+
+
+async def _read_pieces(
+    receive: Receive, length: int | None, limit: int, setting: str, task: asyncio.Task[Any], began: float
+) -> tuple[bytes, ...]:
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -174,6 +200,19 @@ async def read_body(receive: Receive, length: int | None, limit: int, setting: s
             pieces.append(piece)
         if size == length or not message.get("more_body", False):
             return tuple(pieces)
+        now = monotonic()
+        _awaited[task] = min(now, began + size / BODY_RATE) + BODY_PAUSE
+
+
+async def hurry_bodies() -> None:
+    """For ever: end the wait for bodies that are too slow. One look at all of them, as most are there at once."""
+    while True:
+        await anyio.sleep(min(LOOK_EVERY, BODY_PAUSE / 4))
+        now = monotonic()
+        for task, due in tuple(_awaited.items()):
+            if due <= now:
+                _awaited[task] = math.inf
+                task.cancel()
 
 
 async def while_client_stays(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:

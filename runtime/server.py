@@ -1,12 +1,12 @@
 """The server: a listening socket, an engine on it, signals, and the order in which everything ends.
 
-Started by `cli.py`; runs `app.py` around a `host.py`. On SIGTERM or SIGINT it stops listening, lets what runs
-finish within `drain_timeout`, ends every child, and returns; a second signal ends the waiting.
+Started by `cli.py`, or as one of several by `member.py`; runs `app.py` around a `host.py`. On SIGTERM or SIGINT it
+stops listening, lets what runs finish within `drain_timeout`, ends every child, and returns; a second signal ends
+the waiting.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import importlib.util
 import logging
@@ -15,37 +15,34 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.to_thread
-import hypercorn.asyncio
-import hypercorn.config
 
 from .app import App
 from .authority import is_guarded
 from .config import Config, ServerSettings, is_loopback, parse_bind
+from .engines import ENGINES, LAST_WORDS, Application, Ending, Farewell
 from .errors import ConfigError
+from .express import Express
 from .host import Host
-from .protocols import mend_http2, mend_http3
+from .link import Link
+from .request import hurry_bodies
 from .triggers import TRIGGERS
 from .whereabouts import told
 
 BACKLOG = 2048
-MAX_HEAD = 256 * 1024  # bytes of a request's head that are read at all; the host refuses much smaller ones in words
+UNSENT = 1024 * 1024  # bytes that the kernel takes for a client ahead of sending; by itself it takes four times that
 QUIC_FLUSH = 0.5  # seconds in which the end of the last answers over HTTP/3 must have reached their clients
-LAST_WORDS = 1.0  # seconds in which clients whose calls are cut must have been told so
-KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
+LINGER = 2.0  # seconds in which a request must have come on a connection that was made just before its host left
 
 log = logging.getLogger("spaces.server")
 
-Engine = Callable[[App, ServerSettings, socket.socket, anyio.Event], Coroutine[Any, Any, None]]
 
-
-def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
-    """The listening socket; ConfigError when it cannot be had, or may not be had.
+def listen(settings: ServerSettings, *, exposed: bool, count: int = 1) -> list[socket.socket]:
+    """The listening sockets, all on one address; ConfigError when it cannot be had, or may not be had.
 
     `exposed`: it may be where other machines reach it, since there are tokens, or `--open` says so.
     """
@@ -56,14 +53,40 @@ def listen(settings: ServerSettings, *, exposed: bool) -> socket.socket:
             "it could run these functions. Bind to 127.0.0.1, or set `tokens` in spaces.toml, or say --open if "
             "something in front checks who calls"
         )
+    socks: list[socket.socket] = []
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        socks.append(_bound(family, (host, port), shared=count > 1))
+        address = socks[0].getsockname()[:2]
+        while len(socks) < count:
+            socks.append(socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=True))
     except OSError as error:
+        for sock in socks:
+            sock.close()
         number = error.errno or 0  # negative: from the resolver, which has words of its own
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise ConfigError(f"cannot listen on {settings.bind}: {reason}") from error
-    sock.setblocking(False)
+    for sock in socks:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)  # its connections inherit it
+    return socks
+
+
+def _bound(family: int, address: tuple[str, int], *, shared: bool) -> socket.socket:
+    """A listening socket that nobody else has; `shared` with those that are bound with `reuse_port` from now on."""
+    if not shared:
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as `create_server` does
+        sock.bind(address)  # before it is shared: the port of another host must not be shared with it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -93,49 +116,125 @@ def url_of(sock: socket.socket, settings: ServerSettings) -> str:
 
 async def serve(config: Config, *, dev: bool, exposed: bool, announce: Callable[[Host, str], None]) -> None:
     """Serve until told to end. `announce` is called once calls can be taken, with the address."""
-    engine = ENGINES[config.server.engine]
     require(config.server)
-    may_listen = exposed or is_guarded(config)
-    with listen(config.server, exposed=may_listen) as sock, told(config.server.state, url_of(sock, config.server)):
+    [sock] = listen(config.server, exposed=exposed or is_guarded(config))
+    with sock, told(config.server.state, url_of(sock, config.server)):
         host = Host(config, debug=dev, durable=True)
-        host.bound_to_loopback = is_loopback(parse_bind(config.server.bind)[0])
-        host.exposed = exposed
-        host.url = url_of(sock, config.server)
-        await anyio.to_thread.run_sync(host.authority.prepare)
-        async with host:
-            calm_collector()
-            stop, patience = anyio.Event(), anyio.CancelScope()
-            app = App(host, log_calls=dev or config.server.access_log)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_await_signals, stop, patience)
-                for trigger in TRIGGERS:
-                    tasks.start_soon(trigger(host).run, host.submit)
-                announce(host, url_of(sock, config.server))
-                async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
-                    ended = anyio.Event()
-                    serving.start_soon(_run, engine, app, config.server, sock, stop, ended)
-                    try:
-                        await stop.wait()
-                        host.stopping = True
-                        host.pause()
-                        await _finish(host, config.server, ended, patience)
-                    finally:
-                        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
-                    serving.cancel_scope.cancel()
-                tasks.cancel_scope.cancel()
+        await serve_on(sock, host, exposed=exposed, announce=announce)
     log.info("ended")
 
 
+async def serve_on(
+    sock: socket.socket,
+    host: Host,
+    *,
+    exposed: bool,
+    announce: Callable[[Host, str], None],
+    link: Link | None = None,
+) -> None:
+    """Serve on a listening socket until told to end, by signals or over the link."""
+    settings, url = host.config.server, url_of(sock, host.config.server)
+    host.bound_to_loopback = is_loopback(parse_bind(settings.bind)[0])
+    host.exposed, host.url = exposed, url
+    await anyio.to_thread.run_sync(host.authority.prepare)
+    departure = Departure(link)
+    async with AsyncExitStack() as scopes:
+        if link is not None:
+            await scopes.enter_async_context(link)
+        await scopes.enter_async_context(host)
+        calm_collector()
+        app = App(host, log_calls=host.debug or settings.access_log)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(departure.await_signals)
+            tasks.start_soon(hurry_bodies)
+            for trigger in TRIGGERS:
+                tasks.start_soon(trigger(host).run, host.submit)
+            announce(host, url)
+            async with anyio.create_task_group() as serving:  # in a task of its own: hypercorn leaves it cancelled
+                ended = anyio.Event()
+                application = departure.told_to_clients(app, app.express)
+                serving.start_soon(_run, application, app.express, settings, sock, departure.ending, ended)
+                try:
+                    await departure.ending.stop.wait()
+                    host.stopping = True
+                    host.pause()
+                    await _finish(host, settings, ended, departure.patience)
+                finally:
+                    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what is cut now has nothing to add
+                serving.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+
+
+class Departure:
+    """How a host is told to end: by signals, and where it is one of several, by its supervisor.
+
+    A signal to one of several is a wish to be replaced: its clients are told to make new connections, and it stops
+    listening when another listens in its place.
+    """
+
+    def __init__(self, link: Link | None) -> None:
+        self.ending = Ending()
+        self.patience = anyio.CancelScope()  # of those who wait for what runs
+        self._link = link
+        self._farewell: Farewell | None = None
+        self._leaving = False
+        if link is not None:
+            link.on_word = self._told
+
+    def told_to_clients(self, app: Application, express: Express) -> Application:
+        """The application that says so to clients."""
+        if self._link is None:
+            return app
+        self._farewell = Farewell(app, express)
+        return self._farewell
+
+    async def await_signals(self) -> None:
+        """Until the second one."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self.ending.stop.is_set() or self._leaving:
+                    log.warning("%s again: ending now", number.name)
+                    self._now()
+                    return
+                if self._link is None:
+                    log.info("%s: finishing what runs", number.name)
+                    self.ending.stop.set()
+                else:
+                    log.info("%s: finishing what runs, as soon as another takes its place", number.name)
+                    self._leave(self._link)
+
+    def _leave(self, link: Link) -> None:
+        self._leaving = True
+        if self._farewell is not None:
+            self._farewell.begin()
+        link.say("leaving")
+
+    def _told(self, word: str) -> None:
+        if word == "now":
+            self._now()
+        elif word == "replaced":
+            self.ending.linger = LINGER
+        elif word == "lost" and not self.ending.stop.is_set():
+            log.error("the supervisor is gone: finishing what runs")
+        self.ending.stop.set()
+
+    def _now(self) -> None:
+        self.patience.cancel()
+        self.ending.stop.set()
+
+
 async def _run(
-    engine: Engine, app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event, ended: anyio.Event
+    app: Application,
+    express: Express,
+    settings: ServerSettings,
+    sock: socket.socket,
+    ending: Ending,
+    ended: anyio.Event,
 ) -> None:
     try:
-        await engine(app, settings, sock, stop)
-    except asyncio.InvalidStateError:  # from Hypercorn, when it is cancelled before its connections have ended
-        if not stop.is_set():
-            raise
+        await ENGINES[settings.engine](app, express, settings, sock, ending)
     finally:
-        stop.set()
+        ending.stop.set()
         ended.set()
 
 
@@ -161,68 +260,3 @@ def calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
-
-
-async def _await_signals(stop: anyio.Event, patience: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if stop.is_set():
-                log.warning("%s again: ending now", number.name)
-                patience.cancel()
-                return
-            log.info("%s: finishing what runs", number.name)
-            stop.set()
-
-
-async def hypercorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
-    """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
-    mend_http2()
-    config = hypercorn.config.Config()
-    address, port = sock.getsockname()[:2]
-    config.bind = [f"fd://{sock.detach()}"]  # it closes what it is given
-    config.certfile = str(settings.certfile) if settings.certfile else None
-    config.keyfile = str(settings.keyfile) if settings.keyfile else None
-    if settings.http3:
-        mend_http3()
-        config.quic_bind = [f"{f'[{address}]' if ':' in address else address}:{port}"]
-    config.graceful_timeout = settings.drain_timeout + 2 * LAST_WORDS  # _finish cuts it before
-    config.keep_alive_timeout = KEEP_ALIVE
-    config.h11_max_incomplete_size = MAX_HEAD
-    config.include_server_header = False
-    config.include_date_header = False
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-
-
-async def uvicorn_engine(app: App, settings: ServerSettings, sock: socket.socket, stop: anyio.Event) -> None:
-    """HTTP/1.1 parsed in C."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(KEEP_ALIVE),
-        ssl_certfile=settings.certfile,
-        ssl_keyfile=settings.keyfile,
-    )
-    server = uvicorn.Server(config)
-    setattr(server, "capture_signals", nullcontext)  # noqa: B010 - signals are ours
-
-    async def stop_server() -> None:
-        await stop.wait()
-        server.should_exit = True
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(stop_server)
-        await server.serve(sockets=[sock])
-        tasks.cancel_scope.cancel()
-
-
-ENGINES: dict[str, Engine] = {"hypercorn": hypercorn_engine, "uvicorn": uvicorn_engine}

@@ -47,6 +47,7 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     secrets: dict[str, str] = {}
     fork: Literal["auto", "always", "never"] = "auto"
+    preload: tuple[str, ...] = ()
     async_timeout: float = 900.0
     async_max_body: int = _MIB
     max_queued: int = 10_000
@@ -72,7 +73,7 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
         """
         env, secrets = sorted(self.env.items()), sorted(self.secrets.items())
         limits = self.memory, self.concurrency, self.max_body, self.max_response
-        return *limits, tuple(env), tuple(secrets), self.fork
+        return *limits, tuple(env), tuple(secrets), self.fork, self.preload
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Each field and its value; of `env` and `secrets` the names only, of `callback_secrets` how many."""
@@ -84,6 +85,14 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         fields = ", ".join(f"{field}={value!r}" for field, value in self.__rich_repr__())
         return f"FunctionSettings({fields})"
+
+
+def _modules(raw: Any) -> tuple[str, ...]:
+    names = toml.strings('names of modules such as ["numpy", "pandas"]', raw)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{toml.shown(name)} is no name of a module")
+    return tuple(dict.fromkeys(names))
 
 
 _READERS: toml.Readers = {
@@ -100,6 +109,7 @@ _READERS: toml.Readers = {
     "methods": partial(toml.optional, "any", toml.methods),
     "max_path_levels": partial(toml.optional, "none", partial(toml.integer, 0)),
     "fork": partial(toml.choice, ("auto", "always", "never")),
+    "preload": _modules,
     "async_timeout": toml.duration,
     "async_max_body": toml.size,
     "max_queued": partial(toml.integer, 0),
@@ -135,6 +145,7 @@ def setting_readers(document: toml.Document, at: tuple[str, ...]) -> toml.Reader
     }
     if len(at) == _FUNCTION_DEPTH:
         found["keep_for"] = found["keep_calls"] = _only_for_spaces
+        found["preload"] = _shared_by_spaces
     else:
         found["schedule"] = _only_for_functions
     return found
@@ -181,3 +192,7 @@ def _only_for_functions(_: Any) -> Any:
 
 def _only_for_spaces(_: Any) -> Any:
     raise ValueError("calls are kept and forgotten by space; it belongs in [defaults] or [spaces.NAME]")
+
+
+def _shared_by_spaces(_: Any) -> Any:
+    raise ValueError("one process imports it for all functions of a space; it belongs in [defaults] or [spaces.NAME]")

@@ -12,12 +12,13 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 Kind = Literal["sync", "async", "generator", "async_generator", "unknown"]
 Binding = ast.stmt | ast.Name | ast.alias
+_Value = TypeVar("_Value")
 
 _WORD = re.compile(rb"\bhandle\b")
 _MARGIN = re.compile(
@@ -108,7 +109,8 @@ def mentioned(code: bytes) -> frozenset[str]:
         if group
         for word in _IDENTIFIER.findall(group)
     }
-    return frozenset(found - sys.stdlib_module_names)
+    words: frozenset[str] = _shared(frozenset(found - sys.stdlib_module_names))
+    return words
 
 
 def parse(code: bytes) -> ast.Module | None:
@@ -123,6 +125,12 @@ def parse(code: bytes) -> ast.Module | None:
         return None
 
 
+@lru_cache(maxsize=1024)
+def _shared(value: _Value) -> _Value:
+    """The same object for equal ones: of thousands of files, most say one of a few things."""
+    return value
+
+
 def _plain_signature(code: bytes, start: int) -> Signature | None:
     """The signature of the `handle` at `start`, if it is simple enough to be read without parsing."""
     line = line_of(code, start)
@@ -133,7 +141,9 @@ def _plain_signature(code: bytes, start: int) -> Signature | None:
         return None
     names = (re.split(rb"[:=]", part)[0].strip().decode() for part in header[1].split(b","))
     kind: Kind = "async" if header[0].startswith(b"async") else "sync"
-    return Signature(line, kind, tuple(name for name in names if name not in ("", "*", "/")))
+    takes = tuple(name for name in names if name not in ("", "*", "/"))
+    found: Signature = _shared(Signature(line, kind, takes))
+    return found
 
 
 def signature_of(node: Binding) -> Signature:

@@ -1,7 +1,7 @@
-"""Starts processes: the base zygote, function zygotes in it, workers forked from those.
+"""Starts processes: function zygotes in the base zygotes (`bases.py`), workers forked from those.
 
-Called by `pool.py`, works through `process.py`; the other side is `worker/zygote.py`. When the host ends,
-however it ends, the control sockets close and every process below ends too.
+Called by `generation.py`, works through `process.py`; the other side is `worker/base_zygote.py` and
+`worker/zygote.py`. When the host ends, however it ends, its control sockets close and what was forked for it ends.
 """
 
 from __future__ import annotations
@@ -11,34 +11,23 @@ import json
 import logging
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from time import monotonic
 from typing import Any, Literal
 
 import anyio
-import anyio.abc
 import msgspec
 
+from .bases import Bases
 from .errors import LoadFailed
 from .process import Control, Family, Message, Process
 from .worker import process as worker_process
 
-WORKER_MAIN = Path(__file__).parent / "worker" / "__main__.py"
-
-#: What a function's process sees of the host's environment; the rest is named in spaces.toml.
-PASSED_ON = frozenset({
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP",
-    "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHASHSEED", "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
-})  # fmt: skip
 READ_SIZE = 64 * 1024
 LINE_LIMIT = 16 * 1024  # longer lines are cut into several
-END_WAIT = 5.0  # seconds that the base zygote has to end everything below it
+ATTEMPTS = 3  # to load by a base zygote that has not just died
+REASON_WAIT = 1.0  # seconds to wait for how an import's process ended once its socket has closed
 LINE_COST = 256  # bytes that a line counts as more than it has
 BURST = 1024 * 1024  # bytes at once
 RATE = 64 * 1024  # bytes a second, for ever
@@ -66,82 +55,99 @@ class Failed(msgspec.Struct, frozen=True):
     traceback: str
 
 
+Attach = Callable[[socket.socket, tuple[str, ...]], None]
+NEWS = ("room", "wanted")  # a place for one more worker; another host waits for one
+LOST: Message = {"op": "lost"}  # the zygote is gone, and whatever was wanted of it
 ANSWERS: dict[str, type[Loaded | Failed]] = {"ready": Loaded, "failed": Failed}
 
 
-def passed_environment(extra: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a function's processes: the ordinary variables of a shell, and `extra`."""
-    passed = {k: v for k, v in environ.items() if k in PASSED_ON or k.startswith("LC_")}
-    return {**passed, **extra}
+class Line:
+    """A host's way to one base zygote, and what that has forked for it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.family = Family()
+        self.zygotes: set[Zygote] = set()  # with workers forked from the base zygote
+        self.was_ready = False
+        self.control = Control(sock, self._heard, self._lost)
+
+    @property
+    def stillborn(self) -> bool:
+        """Whether the base zygote ended before it could do anything: a preload has ended it, or it was dying."""
+        return self.control.closed and not self.was_ready
+
+    def _heard(self, message: Message, fds: list[int]) -> None:
+        self.was_ready = True
+        if message["op"] not in NEWS:
+            self.family.handle(message, fds)
+            return
+        told = [zygote for zygote in self.zygotes if zygote.key == message["key"]]
+        for zygote in told:
+            zygote.on_news(message)
+        if not told and message["op"] == "room":  # whoever wanted it is no more
+            self.control.send({"op": "pass", "key": message["key"]})
+
+    def _lost(self) -> None:
+        self.family.lost()
+        for zygote in tuple(self.zygotes):
+            zygote.on_news(LOST)
 
 
 class Spawner:
-    """The base zygote of one interpreter: started when entered, and again should it die.
+    """One host's part of the base zygotes: attached to each when it is first needed, and to another should it die.
 
-    Guarantee: after leaving the scope no process that it started is left.
+    `attach` gives a base zygote the end of a socket pair that is to be its; without one, the base zygotes are the
+    spawner's own. Guarantee: after leaving the scope no process that was started for it is left.
     """
 
-    def __init__(self, python: str = sys.executable) -> None:
-        self._python = python
-        self._tasks = anyio.create_task_group()
-        self._control: Control | None = None
-        self._base: subprocess.Popen[bytes] | None = None
-        self._closing = False
+    def __init__(self, attach: Attach | None = None) -> None:
+        self._bases = Bases() if attach is None else None
+        self._attach = attach or self._own_bases.attach
+        self._lines: dict[tuple[str, ...], Line] = {}
+
+    @property
+    def _own_bases(self) -> Bases:
+        assert self._bases is not None
+        return self._bases
 
     async def __aenter__(self) -> Spawner:
-        worker_process.adopt_orphans()  # what a killed base zygote leaves behind becomes ours to end
         worker_process.raise_open_files()
-        await self._tasks.__aenter__()
-        self._start()
+        if self._bases is not None:
+            await self._bases.__aenter__()
+        self.line(())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        if self._control is not None:
-            self._control.close()
-        if self._base is not None:
-            with anyio.CancelScope(shield=True):
-                with anyio.move_on_after(END_WAIT):
-                    await anyio.to_thread.run_sync(self._base.wait, abandon_on_cancel=True)
-                await self._end(self._base)
-        await self._tasks.__aexit__(None, None, None)
+        for line in self._lines.values():
+            line.control.close()
+        if self._bases is not None:
+            await self._bases.__aexit__()
 
-    def fork(self, op: str, fds: Sequence[int]) -> Process:
-        """Fork from the base zygote: `load` makes a function zygote, `fresh` a worker with an import of its own."""
-        if self._control is None or self._control.closed:
-            self._start()
-        assert self._control is not None
-        return self._family.fork(self._control, op, fds)
+    @property
+    def lines(self) -> Iterable[Line]:
+        """Those there are."""
+        return self._lines.values()
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        base = self._base = subprocess.Popen(
-            [self._python, "-P", str(WORKER_MAIN), str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=passed_environment({}),
-            start_new_session=True,  # Ctrl-C in a terminal is for the host alone
-        )
-        theirs.close()
-        family = self._family = Family()
-        self._control = Control(ours, family.handle, lambda: self._lost(family, base))
+    def tidy(self, used: Iterable[tuple[str, ...]]) -> None:
+        """Let go of the base zygotes that preload what no function asks for now, and no process needs."""
+        idle = [preload for preload, line in self._lines.items() if preload and not line.family.has_any]
+        kept = set(used) if idle else set()
+        for preload in idle:
+            if preload not in kept:
+                self._lines.pop(preload).control.close()
 
-    def _lost(self, family: Family, base: subprocess.Popen[bytes]) -> None:
-        family.lost()
-        if not self._closing:
-            self._tasks.start_soon(self._clear_up, base)
-
-    async def _clear_up(self, base: subprocess.Popen[bytes]) -> None:
-        """After a base zygote died under us."""
-        await self._end(base)
-        log.error("the base zygote ended with status %s; the next call starts another", base.returncode)
-
-    async def _end(self, base: subprocess.Popen[bytes]) -> None:
-        """Bury a base zygote, and what it left behind."""
-        base.kill()
-        await anyio.to_thread.run_sync(base.wait)
-        while worker_process.kill_children(spare=[self._base.pid] if self._base is not None else []):
-            await anyio.sleep(0.01)
+    def line(self, preload: tuple[str, ...]) -> Line:
+        """The way to the base zygote with these modules; OSError when there can be none."""
+        line = self._lines.get(preload)
+        if line is None or line.control.closed:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                try:
+                    self._attach(theirs, preload)
+                except OSError:
+                    ours.close()
+                    raise
+            line = self._lines[preload] = Line(ours)
+        return line
 
 
 class OutputPipe:
@@ -201,35 +207,43 @@ class OutputPipe:
 class Zygote:
     """One generation of one function, imported once: forks its workers.
 
-    `load` before `fork`; after `close` its processes end, those of running calls too.
+    `load` before `fork`; after `close` its workers end, those of running calls too. The process itself may be
+    shared with other hosts, and ends with the last that has loaded it.
     """
 
     def __init__(self, spawner: Spawner, spec: Mapping[str, Any], on_line: Callable[[str], None]) -> None:
         self._spawner = spawner
+        self._preload = tuple(spec.get("preload", ()))
         self._output = OutputPipe(on_line)
         try:
             self._spec = os.memfd_create("spec")
         except OSError:
             self._output.close()
             raise
-        os.write(self._spec, json.dumps(spec).encode())
+        told = json.dumps(spec, sort_keys=True).encode()
+        os.write(self._spec, told)
+        self.key = sha256(told).hexdigest()  # hosts that load the same share it
+        self.on_news: Callable[[Message], None] = lambda message: None  # a host's `Pool` sets it
         self._family = Family()
         self._answered = asyncio.Event()
         self._answer: Loaded | Failed | None = None
+        self._line: Line | None = None
         self._process: Process | None = None
         self._control: Control | None = None
         self.closed = False
 
     async def load(self, timeout: float) -> Loaded:
         """Import the handler; LoadFailed with the reason, the file and the line when that does not work."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = Control(ours, self._on_message, self._on_close)
-        with theirs:
-            self._process = self._spawner.fork("load", (self._spec, self._output.write_end, theirs.fileno()))
-        self._process.on_end(self._answered.set)
-        with anyio.move_on_after(timeout):
-            await self._answered.wait()
-        if not self._answered.is_set():
+        with anyio.move_on_after(timeout) as waiting:
+            for _ in range(len(self._preload) + ATTEMPTS):
+                self._ask()
+                await self._answered.wait()
+                if self._answer is None:
+                    await self._end_of_import()
+                if self._answer is not None or self._line is None or not self._line.stillborn:
+                    break
+        assert self._process is not None
+        if waiting.cancelled_caught and self._answer is None:
             stack = await self._process.stack()
             where = stack.partition("\n")[2].partition("\n")[0].strip()
             raise LoadFailed(
@@ -238,57 +252,94 @@ class Zygote:
             )
         if isinstance(self._answer, Loaded):
             return self._answer
-        raise await self._failure()
+        if isinstance(self._answer, Failed):
+            found = {"file": self._answer.file, "line": self._answer.line} if self._answer.file else {}
+            raise LoadFailed(self._answer.message, details={**found, "traceback": self._answer.traceback})
+        raise LoadFailed(f"importing it ended the process: {self._process.reason()}")
 
-    def fork(self, sockets: Sequence[socket.socket], *, fresh: bool) -> Process:
-        """A worker on its sockets: forked from the imported handler, or (`fresh`) with an import of its own."""
+    def fork(self, sockets: Sequence[socket.socket], *, fresh: bool, most: int, wanted: bool) -> Process:
+        """A worker on its sockets: forked from the imported handler, or (`fresh`) with an import of its own.
+
+        It ends before it began, as FULL, where the hosts together have `most` already; if it is `wanted`, there
+        is news of the first place that is free.
+        """
         ends = [sock.fileno() for sock in sockets]
         if fresh:
-            return self._spawner.fork("fresh", (self._spec, self._output.write_end, *ends))
+            line = self._spawner.line(self._preload)
+            line.zygotes.add(self)
+            fds = self._spec, self._output.write_end, *ends
+            return line.family.fork(line.control, "fresh", fds, key=self.key, most=most, wanted=wanted)
         assert self._control is not None
-        return self._family.fork(self._control, "fork", ends)
+        return self._family.fork(self._control, "fork", (self._output.write_end, *ends), most=most, wanted=wanted)
 
-    def close(self) -> None:
-        """End the zygote and what it forked. Once."""
+    def pass_on(self, *, fresh: bool) -> None:
+        """The place that was offered is somebody else's."""
+        if fresh:
+            for line in self._spawner.lines:
+                if self in line.zygotes:
+                    line.control.send({"op": "pass", "key": self.key})
+        elif self._control is not None:
+            self._control.send({"op": "pass"})
+
+    def close(self, *, stale: bool = False) -> None:
+        """Let go of the process and end what it forked for us. Once. `stale`: nobody is to be given it any more."""
         if self.closed:
             return
         self.closed = True
-        if self._process is not None:
-            self._process.kill()
-        if self._control is not None:
-            self._control.close()
+        if stale:
+            self._tell_base("stale")
+        self.end_import()
+        for line in self._spawner.lines:
+            line.zygotes.discard(self)
         self._output.close()
         os.close(self._spec)
 
     def end_import(self) -> None:
-        """The imported process is of no more use (its function's workers start fresh): end it alone."""
+        """The imported process is of no more use (its function's workers start fresh): let go of it alone."""
+        self._tell_base("release")
         if self._control is not None:
             self._control.close()
+        if self._line is not None and self._process is not None:
+            self._line.family.release(self._process)
 
     @property
     def alive(self) -> bool:
         """Whether it can fork."""
         return self._control is not None and not self._control.closed
 
-    async def _failure(self) -> LoadFailed:
+    def _ask(self) -> None:
+        self._answered.clear()
+        self._line = self._spawner.line(self._preload)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = Control(ours, self._on_message, self._on_close)
+        with theirs:
+            fds = self._spec, self._output.write_end, theirs.fileno()
+            self._process = self._line.family.fork(self._line.control, "load", fds, key=self.key)
+        self._process.on_end(self._answered.set)
+
+    def _tell_base(self, op: str) -> None:
+        if self._line is not None and self._process is not None:
+            self._line.control.send({"op": op, "id": self._process.number})
+
+    async def _end_of_import(self) -> None:
+        """It closed its socket without a word: it is about to end, if it can."""
         assert self._process is not None
-        if isinstance(self._answer, Failed):
-            where = {"file": self._answer.file, "line": self._answer.line} if self._answer.file else {}
-            return LoadFailed(self._answer.message, details={**where, "traceback": self._answer.traceback})
-        with anyio.move_on_after(1):  # it closed its socket without a word
+        with anyio.move_on_after(REASON_WAIT):
             await self._process.ended.wait()
-        return LoadFailed(f"importing it ended the process: {self._process.reason()}")
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         kind = ANSWERS.get(message["op"])
-        if kind is None:
-            self._family.handle(message, fds)
-        elif self._answer is None:
+        if kind is not None and self._answer is None:
             self._answer = msgspec.convert(message, kind)
             self._answered.set()
+        elif message["op"] in NEWS:
+            self.on_news(message)
+        elif kind is None:
+            self._family.handle(message, fds)
 
     def _on_close(self) -> None:
         self._answered.set()
         self._family.lost()
-        if self._process is not None:
-            self._process.kill()  # it ends by itself, unless its import has seen to that
+        if not self.closed:
+            self._tell_base("stale")  # it ends by itself, unless its import has seen to that
+            self.on_news(LOST)

@@ -5,6 +5,8 @@ Asked by `host.py`, which adds nothing to it. Paths are shown relative to ROOT.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import msgspec
 from .errors import LoadFailed
 from .pool import Pool
 from .registry import Function
+
+STATES = ("ready", "loading", "failed", "cold")
 
 
 class FunctionStatus(msgspec.Struct, frozen=True):
@@ -57,6 +61,19 @@ def status_of(function: Function, pool: Pool | None, root: Path) -> FunctionStat
     )
 
 
+def merged(ours: FunctionStatus, theirs: Iterable[FunctionStatus]) -> FunctionStatus:
+    """How a function does in several host processes: all its workers and calls, and the state of the furthest."""
+    everywhere = [ours, *theirs]
+    best = min(everywhere, key=lambda each: STATES.index(each.state))
+    return msgspec.structs.replace(
+        best,
+        workers=sum(each.workers for each in everywhere),
+        busy=sum(each.busy for each in everywhere),
+        waiting=sum(each.waiting for each in everywhere),
+        load_error=next((each.load_error for each in everywhere if each.load_error), None),
+    )
+
+
 def describe(error: LoadFailed, root: Path) -> dict[str, Any]:
     """A load error as it is shown."""
     shown: dict[str, Any] = {"message": error.message.replace(f"{root}/", ""), **error.details}
@@ -67,4 +84,4 @@ def describe(error: LoadFailed, root: Path) -> dict[str, Any]:
 
 def relative(path: Path, root: Path) -> str:
     """The path below ROOT, or as it is."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return str(path).removeprefix(os.path.join(root, ""))  # as text: it is asked of every function in a list

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -36,6 +38,7 @@ LONGEST_QUIET = 60.0  # seconds: as long as the last one took, but no longer
 AGAIN = 30.0  # seconds until a training is tried again that could not begin: too many calls wait, the disk is full
 GLANCE = 60.0  # seconds between looks at what other hosts have left
 AT_ONCE = 2  # trainings
+ASIDE = 0.5  # seconds between looks at whether another host still trains a function
 STEP = 60.0  # seconds between two looks at one that runs
 MODELS_KEPT = 5
 MISSING = 'trained functions need an extra: pip install "spaces-runtime[classify]"'
@@ -211,10 +214,25 @@ class Training:
             return
         await self._write(function)  # its fields may be others
         if await self._is_teachable(function, profile):
-            async with self._turns:
+            async with self._alone(function), self._turns:
+                profile = await self.lessons.profile_now(function)
+                if profile.revision == profile.settled:  # another host was quicker
+                    return
                 started = monotonic()
                 await self._train(function)
                 self._took[function.id] = monotonic() - started
+
+    @asynccontextmanager
+    async def _alone(self, function: Function) -> AsyncIterator[None]:
+        """While no other host on this state folder trains this function."""
+        folder = self._models(function.name)
+        await anyio.to_thread.run_sync(files.make, self._state, folder)
+        while (handle := await anyio.to_thread.run_sync(files.claim, folder)) is None:
+            await anyio.sleep(ASIDE)
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     async def _is_teachable(self, function: Function, profile: Profile) -> bool:
         """Whether there is enough to learn from; the function itself says what is missing."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "runtime"
 
-MAX_MODULES = 170
-MAX_LINES = 29_500
+MAX_MODULES = 195
+MAX_LINES = 31_500
 MAX_MODULE_LINES, MEDIAN_MODULE_LINES = 400, 200
 MAX_FUNCTION_LINES, P90_FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 30, 8
 
@@ -32,13 +32,15 @@ CATCH_ALL_ALLOWED = {
     "worker/failures.py:traceback_text": "the exception is the user's, and so is what it does when printed",
     "worker/failures.py:_text_of": "a `__str__` of the user's may raise anything",
     "deadlines.py:Deadlines._reached": "one call's mishap must not cost the others their deadlines",
+    "express/uvicorn.py:Passage._look": "one call's mishap must not cost the others of its worker their answers",
     "deliveries.py:Deliveries._one": "one callback's mishap must not end the deliveries of the others",
     "dispatcher.py:Dispatcher._attempt": "a call that fails in the host is recorded as failed, whatever was raised",
     "journal/reader.py:Reader._answer": "a damaged row must neither hang those who wait nor end the reading thread",
     "journal/writer.py:Writer.work": "everybody who waits for a commit is to hear of its failure",
     "tasks.py:Tasks._run": "a failed piece of background work must not end the host",
     "worker/output.py:LogHandler.emit": "what cannot be logged must not fail the code that logs it",
-    "worker/zygote.py:Parent.fork": "a forked child must never run on in the zygote's own stack",
+    "worker/parent.py:Parent.fork": "a forked child must never run on in the zygote's own stack",
+    "worker/preload.py:preload": "what a preloaded module raises is told to the host, which goes on without it",
     "worker/zygote.py:run_function_zygote": "what the function raises on import is told to the host",
 }
 

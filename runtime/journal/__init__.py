@@ -6,7 +6,7 @@ store; `sqlite.py` is one. tests/contract/test_journal.py holds every store to w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import msgspec
 
 from ..calls import Call, Delivery, Entry, Event, Outcome, Status, Submission
 from ..errors import JournalError
+from .bell import Bell, News
 
 KEY_LIFE = 24 * 3600.0  # seconds that an Idempotency-Key is remembered
 
@@ -179,13 +180,24 @@ class Journal(Protocol):
     async def changed(self, id: int, timeout: float) -> None:
         """Wait until something may have happened to a call (by this owner), or for `timeout` seconds."""
 
+    def heard(self, payload: bytes) -> None:
+        """What the bell of another owner rang: it has committed. What was done there counts as done here, now."""
 
-def open_journal(url: str, state: Path) -> Journal:
-    """The store for a URL, not opened yet: `sqlite` is a file in the state folder."""
+    def listen(self, tell: Callable[[News], None]) -> None:
+        """Have somebody told of what was heard, where it is more than a change of calls."""
+
+
+def open_journal(url: str, state: Path, bell: Bell | None = None) -> Journal:
+    """The store for a URL, not opened yet: `sqlite` is a file in the state folder.
+
+    `bell`: rung when others are to hear of a commit; without one they find out when they look.
+    """
     from .sqlite import SQLiteJournal
 
     assert url == "sqlite"
-    return SQLiteJournal(state / "journal.db")
+    return SQLiteJournal(state / "journal.db", bell=bell)
 
 
-__all__: Sequence[str] = ("KEY_LIFE", "Claim", "Counts", "IdTaken", "Journal", "Query", "Receipt", "open_journal")
+__all__: Sequence[str] = (
+    "KEY_LIFE", "Bell", "Claim", "Counts", "IdTaken", "Journal", "News", "Query", "Receipt", "open_journal",
+)  # fmt: skip

@@ -24,8 +24,8 @@ def is_plain(submission: Submission) -> bool:
 def append(batch: Batch, operations: Sequence[Operation]) -> None:
     """Record plain calls. `arguments`: submission, claim."""
     calls = [_row(batch, *operation.arguments) for operation in operations]
-    batch.insert(statements.INSERT_CALLS, calls)
-    batch.insert(statements.INSERT_REQUESTS, [rows.request_row(each.arguments[0].call) for each in operations])
+    batch.write(statements.INSERT_CALLS, calls)
+    batch.write(statements.INSERT_REQUESTS, [rows.request_row(each.arguments[0].call) for each in operations])
     for operation, row in zip(operations, calls, strict=True):
         operation.result = _receipt(batch, operation.arguments[0], row[3])
 
@@ -40,8 +40,8 @@ def append_checked(batch: Batch, arguments: tuple[Submission, bool]) -> Receipt:
     if key is not None and (known := _known(batch, submission, key, digest)):
         return known
     row = _row(batch, *arguments)
-    batch.insert(statements.INSERT_CALLS, [row])
-    batch.insert(statements.INSERT_REQUESTS, [rows.request_row(call)])
+    batch.write(statements.INSERT_CALLS, [row])
+    batch.write(statements.INSERT_REQUESTS, [rows.request_row(call)])
     if scheduled:
         batch.execute(statements.PUT_FIRED, (call.schedule_id, call.scheduled_time))
     if key is not None:
@@ -93,11 +93,10 @@ def _row(batch: Batch, submission: Submission, claim: bool) -> tuple[Any, ...]:
 
 def _receipt(batch: Batch, submission: Submission, state: int) -> Receipt:
     call = submission.call
-    batch.touched.append(call.id)
     if state == READY:
         batch.count(call.space, call.name, 1)
     elif state == RUNNING:
         batch.claimed = True
-    else:
-        batch.times_changed = True
+    elif submission.run_at is not None:
+        batch.soonest = submission.run_at if batch.soonest is None else min(batch.soonest, submission.run_at)
     return Receipt(call.id, call.label, claimed=state == RUNNING)

@@ -21,7 +21,7 @@ from . import IdTaken, rows, statements
 from .owners import Owner
 from .schema import RUNNING
 
-_AT_ONCE = 64  # rows in one INSERT
+_AT_ONCE = 64  # rows in one statement
 _PROMOTED = 1000  # delayed calls made ready in one batch, so that nothing else waits long
 
 # One operation is unfit, and the others are not: a constraint, or a value that SQLite cannot hold.
@@ -53,7 +53,10 @@ class Batch:
         self.touched: list[int] = []  # calls to which something happened
         self.waiting: dict[tuple[str, str], int] = {}  # how many more are ready, or fewer
         self.times_changed = False  # of the next delayed call or delivery
+        self.soonest: float | None = None  # when the first of those is due that were delayed just now
         self.cancels_changed = False
+        self.cancels_asked = False  # of calls that run, perhaps elsewhere
+        self.callbacks_due = False
         self.claimed = False
         self.buried: list[int] = []  # owners that are dead and have nothing any more
 
@@ -79,15 +82,11 @@ class Batch:
         found: list[int] = json.loads(self.execute(statement, parameters).fetchone()[0])
         return found
 
-    def insert(self, statement: str, columns: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows, many at a time; the counts are powers of two, so that few statements are prepared."""
-        start, size = 0, _AT_ONCE
-        while start < len(columns):
-            while size > len(columns) - start:
-                size //= 2
-            part = columns[start : start + size]
-            self.execute(statements.rows(statement, len(part[0]), size), tuple(chain.from_iterable(part)))
-            start += size
+    def write(self, statement: str, columns: Sequence[tuple[Any, ...]]) -> None:
+        """Write rows, many at a time: a few dozen statements are prepared, once, and each batch needs one or two."""
+        for start in range(0, len(columns), _AT_ONCE):
+            part = columns[start : start + _AT_ONCE]
+            self.execute(statements.rows(statement, len(part[0]), len(part)), tuple(chain.from_iterable(part)))
 
     def promote(self) -> None:
         """Delayed calls whose time has come are ready from now on."""
@@ -132,7 +131,7 @@ class Batch:
             first = max(row[5] or 0, 0 if row[1] else 2) + 1
             events += ((id, number, each.at, each.kind, each.data) for number, each in enumerate(told, first))
             self.touched.append(id)
-        self.insert(statements.INSERT_EVENTS, events)
+        self.write(statements.INSERT_EVENTS, events)
         progress = {each.id: (each.fraction, each.message, each.id) for each in notes if each.kind == "progress"}
         if progress:
             self.connection.executemany(statements.SET_PROGRESS, progress.values())

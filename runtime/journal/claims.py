@@ -75,7 +75,7 @@ def dead(batch: Batch) -> list[int]:
 def free_deliveries(batch: Batch, owner: int) -> None:
     """The deliveries that an owner had in its hands are due again."""
     if batch.execute(statements.FREE_DELIVERIES, (owner,)).rowcount:
-        batch.times_changed = True
+        batch.times_changed = batch.callbacks_due = True
 
 
 def complete(batch: Batch, operations: Sequence[Operation]) -> None:
@@ -89,20 +89,19 @@ def complete(batch: Batch, operations: Sequence[Operation]) -> None:
             ended[id] = outcome
     if not ended:
         return
-    batch.connection.executemany(statements.FINISH, [_end(batch, id, each) for id, each in ended.items()])
-    batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, each) for id, each in ended.items()])
+    batch.write(statements.FINISH, [_end(batch, id, each) for id, each in ended.items()])
+    batch.write(statements.PUT_OUTCOMES, [rows.outcome_row(id, each) for id, each in ended.items()])
     for id, outcome in ended.items():
         if ours[id].told:
             batch.tell(id, outcome.status)
     _let_go(batch, list(ended))
     if any(ours[id].callback for id in ended):
-        batch.times_changed = True
+        batch.times_changed = batch.callbacks_due = True
 
 
 def _end(batch: Batch, id: int, outcome: Outcome) -> tuple[Any, ...]:
     """For FINISH."""
-    state, now = rows.FINAL[outcome.status], batch.now
-    return state, now, outcome.code, outcome.error_code, outcome.seconds, now, id
+    return id, rows.FINAL[outcome.status], outcome.code, outcome.error_code, outcome.seconds, batch.now
 
 
 def cancelled(batch: Batch, id: int) -> bool:
@@ -122,7 +121,7 @@ def retry(batch: Batch, arguments: tuple[int, Outcome, float]) -> bool:
     if held is None:
         return False
     if not held.cancel:
-        batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
+        batch.write(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
     _requeue(batch, held, statements.REQUEUE, at, outcome.code, outcome.error_code, outcome.seconds)
     return True
 
@@ -145,10 +144,10 @@ def cancel(batch: Batch, arguments: tuple[int, Outcome | None]) -> Status | None
         return None
     state, space, name, told = row
     if outcome is not None and state in (DELAYED, READY, RUNNING):
-        batch.insert(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
+        batch.write(statements.PUT_OUTCOMES, [rows.outcome_row(id, outcome)])
     if state == RUNNING:
         batch.execute(statements.ASK_TO_CANCEL, (id,))
-        batch.cancels_changed = True
+        batch.cancels_changed = batch.cancels_asked = True
     if state not in (DELAYED, READY):
         return rows.STATUSES[state]
     _cancel_now(batch, id, told)

@@ -70,7 +70,7 @@ def _due(batch: Batch, limit: int, of_each: int) -> list[int]:
 def unclaim_deliveries(batch: Batch, ids: list[int]) -> None:
     """Nobody heard that these had been claimed."""
     batch.execute(statements.UNSTART_DELIVERIES, (json.dumps(ids), batch.owner.id))
-    batch.times_changed = True
+    batch.times_changed = batch.callbacks_due = True
 
 
 def delivered(batch: Batch, id: int) -> None:
@@ -93,6 +93,7 @@ def redeliver(batch: Batch, arguments: tuple[int, float, str | None]) -> bool:
     if found:
         batch.touched.append(id)
         batch.times_changed = True
+        batch.callbacks_due = batch.callbacks_due or at <= batch.now
     return found
 
 

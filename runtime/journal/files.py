@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from ..errors import JournalError
@@ -14,6 +15,7 @@ from ..whereabouts import make_folder
 from . import schema
 
 BUSY_SECONDS = 5.0  # how long another process may hold the lock
+_AGAIN_SECONDS = 0.0002  # until the lock is asked for again: the others hold it for about so long
 _CHECKPOINT_PAGES = 2000  # the log is copied into the file when it is this long
 _CACHE_KIB = 16 * 1024
 
@@ -73,6 +75,26 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def begin(connection: sqlite3.Connection) -> None:
+    """Begin to write, once no other process does.
+
+    SQLite's own waiting would be longer and longer up to a tenth of a second, and whoever has waited would find the
+    lock taken again by one who has not.
+    """
+    _patiently(connection, "BEGIN IMMEDIATE")
+
+
+def _patiently(connection: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(_AGAIN_SECONDS)
+
+
 def save(connection: sqlite3.Connection) -> None:
     """Copy the log into the file, as far as nobody else needs it: somebody may have deleted the log."""
     try:
@@ -114,12 +136,14 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    # SQLite would not wait for another process that does the same with a new file.
+    mode = _patiently(connection, "PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise JournalError(f"The journal {path} must be on a local disk: its file system has no shared memory.")
     schema.migrate(connection, str(path))
+    connection.execute("PRAGMA busy_timeout = 0")  # from here on, `begin` does the waiting
     # Writes nothing, but fails where nothing can be written, and makes the log that `identity` looks for.
-    connection.execute("BEGIN IMMEDIATE")
+    begin(connection)
     connection.execute("ROLLBACK")
 
 

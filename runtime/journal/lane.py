@@ -1,6 +1,8 @@
 """A thread that does what the event loop asks of it, in batches: all that has come up while it was busy.
 
 Made by `sqlite.py`: one lane writes, another one reads. A batch costs one wake-up each way, however long it is.
+So the thread is not woken for the first operation of a batch, but once the loop has got round to all that is due now:
+half of what costs time is done once for each batch. One that is alone waits for a turn of the loop, which is nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from ..errors import JournalError
@@ -46,8 +49,8 @@ class Lane:
     ) -> None:
         self._name, self._work, self._done, self._lost = name, work, done, lost
         self._queue: deque[Operation] = deque()
-        self._wake = threading.Event()
-        self._sleeping = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # an Event in C
+        self._waking = False  # the thread will be woken soon, or works, and what it did is to be reported
         self._state = "new"  # running, ending, abandoned
         self._last: Callable[[], None] = _nothing
         self._thread: threading.Thread | None = None
@@ -76,13 +79,13 @@ class Lane:
     def send(self, operation: Operation) -> None:
         """Have it done, without waiting for it."""
         self._queue.append(operation)
-        if self._sleeping:  # one that is busy looks for more before it sleeps
-            self.wake()
+        self.wake()
 
     def wake(self) -> None:
-        """See to it that the thread calls `work`, with nothing to do if there is nothing."""
-        self._sleeping = False
-        self._wake.set()
+        """See to it that the thread calls `work` soon, with nothing to do if there is nothing."""
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake.put, None)
 
     async def stop(self, last: Callable[[], None], *, abandon: bool = False) -> None:
         """Wait for all that was asked for, do one last thing in the thread, and end.
@@ -93,7 +96,7 @@ class Lane:
             return
         self._last = last
         self._state = "abandoned" if abandon else "ending"
-        self.wake()
+        self._wake.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
 
@@ -103,8 +106,6 @@ class Lane:
             if self._state == "abandoned" or (self._state == "ending" and not batch):
                 break
             report = self._work(batch)
-            if report is None and not batch:
-                continue
             try:
                 self._loop.call_soon_threadsafe(self._report, batch, report)
             except RuntimeError:  # the loop was closed, so nobody waits
@@ -112,22 +113,21 @@ class Lane:
         self._last()
 
     def _take(self) -> list[Operation]:
-        """All that is to be done; waits for something, or for being woken."""
-        if not self._queue and self._state == "running":
-            self._sleeping = True
-            if not self._queue:  # nothing came in between, or else the next one will see that we sleep
-                self._wake.wait()
-            self._sleeping = False
-            self._wake.clear()
+        """All that is to be done; waits for being woken."""
+        if self._state == "running":
+            self._wake.get()
         return [self._queue.popleft() for _ in range(len(self._queue))]
 
     def _report(self, batch: list[Operation], report: Any) -> None:
+        self._waking = False
         try:
             if report is not None:
                 self._done(report)
         finally:
             for operation in batch:
                 self._answer(operation)
+            if self._queue:
+                self.wake()  # behind those who are answered now: what they ask goes into the same batch
 
     def _answer(self, operation: Operation) -> None:
         future = operation.future

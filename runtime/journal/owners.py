@@ -1,6 +1,7 @@
 """Who is alive: each open journal has a number, and a file that the kernel keeps locked while its process lives.
 
-Used by `writer.py` and `changes.py`. So the death of an owner shows at once, and a clock that jumps kills nobody.
+Used by `writer.py` and `sqlite.py`. So the death of an owner shows at once, and a clock that jumps kills nobody. And
+whose turn it is to write, where several write at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import fcntl
 import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 EXPIRY = 60.0  # seconds that a claim lasts without being renewed, where the lock cannot be asked
@@ -103,3 +105,33 @@ class Owner:
             return False
         finally:
             os.close(handle)
+
+
+class Turn:
+    """Owners that write much take turns by it, each within `with`: the kernel wakes whoever waits.
+
+    SQLite's lock, which they take besides, can only be asked for again and again, and some would seldom get it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "turn"
+        self._handle: int | None = None
+
+    def __enter__(self) -> None:
+        try:
+            if self._handle is None:
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        except OSError:  # no folder yet, or a file system without locks
+            pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            with suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None

@@ -100,8 +100,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
     """Bring the file to the newest version, in one transaction. JournalError where it is not ours, or newer."""
-    if _version(connection, path) == len(MIGRATIONS):
-        return
+    connection.execute("BEGIN")  # one look: another process may be at it just now
+    try:
+        if _version(connection, path) == len(MIGRATIONS):
+            return
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
     connection.execute("BEGIN IMMEDIATE")
     try:
         for step in MIGRATIONS[_version(connection, path) :]:  # again: another host may have been faster

@@ -19,9 +19,10 @@ from ..calls import Call, Delivery, Entry, Event, Outcome, Status, Submission
 from . import Claim, Counts, Query, Receipt
 from .accepts import is_plain
 from .batch import Note
+from .bell import LOOKING, Bell, News, Teller, decode, encode, of_calls
 from .deliveries import Position, Sweep
 from .lane import Lane, Operation
-from .owners import RENEWAL, Owner, boot_clock
+from .owners import RENEWAL, Owner, Turn, boot_clock
 from .reader import Reader
 from .watch import Watch
 from .writer import REOPEN_SECONDS, Report, Times, Writer
@@ -36,14 +37,21 @@ class SQLiteJournal:
     """A `Journal`. It belongs to the event loop that opened it."""
 
     def __init__(
-        self, path: Path, *, clock: Callable[[], float] = time.time, uptime: Callable[[], float] = boot_clock
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = boot_clock,
+        bell: Bell | None = None,
     ) -> None:
         self._clock, self._uptime = clock, uptime
         self._notes: deque[Note] = deque()
         self._noted = 0
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
-        self._writer = Writer(path, Owner(path.parent / "owners"), self._notes, clock, uptime)
+        folder = path.parent / "owners"
+        turn = None if bell is None else Turn(folder)  # one that is alone need not wait for it
+        self._writer = Writer(path, Owner(folder), self._notes, clock, uptime, turn)
         self._reader = Reader(path)
         self._writing = Lane("journal writer", self._writer.work, self._learn, self._give_back)
         self._reading = Lane("journal reader", self._reader.work)
@@ -53,6 +61,10 @@ class SQLiteJournal:
         self._to_cancel: list[int] = []
         self._stale = True
         self._looked_at = float("-inf")
+        self._look_gap = 0.0  # seconds: so long after a look the next one costs too much
+        self._ringer = None if bell is None else Teller(lambda news: bell.ring(encode(news)))
+        self._ear = Teller(self._pass_on, lambda: self._look_gap)
+        self._on_news: Callable[[News], None] = _nobody
         self._inherited: list[Claim] = []  # taken over for somebody who left meanwhile
         self._is_open = False
 
@@ -75,6 +87,9 @@ class SQLiteJournal:
                 timer.cancel()
         await self._reading.stop(self._reader.close)
         await self._writing.stop(self._writer.close)
+        for teller in (self._ringer, self._ear):
+            if teller is not None:
+                teller.close()
         self._watch.wake_all()
 
     # Accept.
@@ -205,6 +220,27 @@ class SQLiteJournal:
         if self._is_open:
             await self._watch.changed(id, timeout)
 
+    # What others do.
+
+    def heard(self, payload: bytes) -> None:
+        """Another owner has committed something."""
+        if not self._is_open:
+            return
+        news = decode(payload)
+        if news.ids is None:
+            self._watch.touch_all()
+        elif news.ids:
+            self._watch.touch(news.ids)
+        self._ear.add(msgspec.structs.replace(news, ids=()))
+
+    def listen(self, tell: Callable[[News], None]) -> None:
+        """Who is told that others left something to do."""
+        self._on_news = tell
+
+    def _pass_on(self, news: News) -> None:
+        self._looked_at = float("-inf")  # whoever is told of it asks what it is
+        self._on_news(news)
+
     # Note and forget.
 
     def note(self, id: int, kind: str, data: Mapping[str, object]) -> None:
@@ -251,16 +287,24 @@ class SQLiteJournal:
             return
         self._stale = report.stale
         if report.waiting is not None:
-            self._waiting = report.waiting
+            self._waiting, self._look_gap = report.waiting, report.look_seconds * LOOKING
         else:
             for function, change in report.waiting_change.items():
                 self._waiting[function] = self._waiting.get(function, 0) + change
         if report.times is not None:
             self._times = report.times
+        elif report.soonest is not None:
+            call = self._times.call
+            soonest = report.soonest if call is None else min(call, report.soonest)
+            self._times = Times(soonest, self._times.delivery)
         if report.to_cancel is not None:
             self._to_cancel = report.to_cancel
         if report.touched:
             self._watch.touch(report.touched)
+        if self._ringer is not None:
+            waits = any(change > 0 for change in report.waiting_change.values())
+            cancels, callbacks = report.cancels_asked, report.callbacks_due
+            self._ringer.add(of_calls(report.touched, calls=waits, cancels=cancels, callbacks=callbacks))
 
     def _give_back(self, operation: Operation) -> None:
         """Nobody heard what they had asked for: what was put into their hands must not stay there."""
@@ -284,7 +328,8 @@ class SQLiteJournal:
         """See to it that what is known here is true: of this owner's calls at once, of others' nearly."""
         now = self._clock()
         due = self._times.call is not None and self._times.call <= now
-        if due or self._stale or not 0 <= self._uptime() - self._looked_at < LOOK_SECONDS:
+        patience = self._look_gap if self._stale else max(LOOK_SECONDS, self._look_gap)
+        if due or not 0 <= self._uptime() - self._looked_at < patience:
             await self._writing.ask("look")
             self._looked_at = self._uptime()
 
@@ -299,6 +344,10 @@ class SQLiteJournal:
     def _renew(self) -> None:
         self._writing.send(Operation("renew", None, None))
         self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._renew)
+
+
+def _nobody(_: News) -> None:
+    """Where nobody listens."""
 
 
 def _whole(value: object) -> object:

@@ -35,9 +35,10 @@ ALL_TOLD = "SELECT json_group_array(id) FROM calls WHERE told = 1 AND id IN (SEL
 # Those of these calls that are running in our hands, with what must be seen to besides.
 OURS = """SELECT json_group_array(json_array(id, told, cancel, callback, space, name)) FROM calls
     WHERE id IN (SELECT value FROM json_each(?)) AND state = 2 AND owner = ?"""
-FINISH = """UPDATE calls SET state = ?, finished_at = ?, code = ?, error_code = ?, seconds = ?, owner = NULL,
-    cancel = 0, callback_at = CASE callback WHEN 1 THEN ? END, callback = CASE callback WHEN 1 THEN 2 ELSE 0 END
-    WHERE id = ?"""
+FINISH = """WITH ended (id, state, code, error_code, seconds, now) AS (VALUES {})
+    UPDATE calls SET state = ended.state, finished_at = now, code = ended.code, error_code = ended.error_code,
+    seconds = ended.seconds, owner = NULL, cancel = 0, callback_at = CASE callback WHEN 1 THEN now END,
+    callback = CASE callback WHEN 1 THEN 2 ELSE 0 END FROM ended WHERE calls.id = ended.id"""
 CANCEL = """UPDATE calls SET state = 5, finished_at = ?, owner = NULL, cancel = 0, callback = 0, callback_at = NULL
     WHERE id = ?"""
 REQUEUE = """UPDATE calls SET state = ?, run_at = ?, owner = NULL, cancel = 0, code = ?, error_code = ?, seconds = ?
@@ -105,6 +106,6 @@ FORGET = tuple(
 
 @cache
 def rows(statement: str, columns: int, count: int) -> str:
-    """An INSERT of so many rows at once: one trip into SQLite, however many there are."""
-    row = f"({', '.join('?' * columns)})"
-    return f"{statement} {', '.join([row] * count)}"
+    """A statement with so many rows in place of `{}`, or at its end: one trip into SQLite, however many there are."""
+    listed = ", ".join([f"({', '.join('?' * columns)})"] * count)
+    return statement.format(listed) if "{}" in statement else f"{statement} {listed}"

@@ -43,6 +43,12 @@ class Watch:
         while len(touched) > _REMEMBERED:
             self._forgotten = touched.popitem(last=False)[1]
 
+    def touch_all(self) -> None:
+        """Something happened to some call, whichever."""
+        self._now += 1
+        self._forgotten = self._now
+        self.wake_all()
+
     async def changed(self, id: int, timeout: float) -> None:
         """Wait until something happens to a call, after the current task has read it; or for `timeout` seconds."""
         read_at = self._read_at.get()
@@ -57,7 +63,7 @@ class Watch:
             self._leave(id, future)
 
     def wake_all(self) -> None:
-        """Nothing will happen any more."""
+        """Nobody is to wait any longer."""
         while self._waiting:
             _wake(self._waiting.popitem()[1])
 

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..errors import JournalError
 from . import accepts, claims, deliveries, files, rows, statements
 from .batch import REFUSED, Batch, Note, refusal
 from .lane import Operation
-from .owners import EXPIRY, RENEWAL, Owner
+from .owners import EXPIRY, RENEWAL, Owner, Turn
 
 REOPEN_SECONDS = 1.0  # between two attempts to open a journal that failed
 
@@ -67,8 +68,12 @@ class Report(msgspec.Struct):
     waiting_change: Mapping[tuple[str, str], int] = {}
     waiting: dict[tuple[str, str], int] | None = None  # counted anew
     times: Times | None = None
+    soonest: float | None = None  # another call is due then
     to_cancel: list[int] | None = None
     stale: bool = False  # another owner has written: only a look can tell what is waiting
+    cancels_asked: bool = False  # of calls that run, perhaps in another owner's hands
+    callbacks_due: bool = False
+    look_seconds: float = 0.0  # how long it took to count anew
     noted: int = 0  # bytes of notes that are done with
     failed: bool = False
 
@@ -77,9 +82,17 @@ class Writer:
     """All of its methods but the first are for the lane's thread."""
 
     def __init__(
-        self, path: Path, owner: Owner, notes: deque[Note], clock: Callable[[], float], uptime: Callable[[], float]
+        self,
+        path: Path,
+        owner: Owner,
+        notes: deque[Note],
+        clock: Callable[[], float],
+        uptime: Callable[[], float],
+        turn: Turn | None = None,
     ) -> None:
+        """`turn`: waited for before each batch."""
         self._path, self._owner, self._notes = path, owner, notes
+        self._turn = turn
         self._clock, self._uptime = clock, uptime
         self.commits = 0
         self._connection: sqlite3.Connection | None = None
@@ -98,7 +111,8 @@ class Writer:
             return None
         lost = 0
         try:
-            report = self._commit(operations, notes)
+            with self._turn or nullcontext():
+                report = self._commit(operations, notes)
         except (sqlite3.Error, OSError) as error:
             failure = files.explain(error, self._path)
             self._undo(failure, passing=getattr(error, "sqlite_errorcode", None) in _PASSING)
@@ -129,11 +143,13 @@ class Writer:
         if self._connection is not None:
             files.close(self._connection)
             self._connection = None
+        if self._turn is not None:
+            self._turn.close()
         self._owner.end(forget=forget)
 
     def _commit(self, operations: list[Operation], notes: list[Note]) -> Report:
         connection = self._open(at_once=any(operation.kind == "open" for operation in operations))
-        connection.execute("BEGIN IMMEDIATE")
+        files.begin(connection)
         version: int = connection.execute("PRAGMA data_version").fetchone()[0]
         self._recount = self._recount or version != self._version  # another owner has written
         self._version = version
@@ -176,10 +192,14 @@ class Writer:
 
     def _report(self, batch: Batch, recounted: bool) -> Report:
         report = Report(touched=batch.touched, waiting_change=batch.waiting, stale=self._recount and not recounted)
+        report.cancels_asked, report.callbacks_due = batch.cancels_asked, batch.callbacks_due
+        report.soonest = batch.soonest
         if recounted:
+            began = self._uptime()
             found = batch.execute(statements.WAITING).fetchall()
             text = self._names.text
             report.waiting = {(text(space), text(name)): count for space, name, count in found}
+            report.look_seconds = self._uptime() - began
         if recounted or batch.times_changed:
             times = (batch.execute(each).fetchone() for each in (statements.NEXT_CALL, statements.NEXT_DELIVERY))
             report.times = Times(*(row and row[0] for row in times))
@@ -218,7 +238,7 @@ class Writer:
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Be known as an owner, and find out what there is."""
         self._owner.begin()
-        connection.execute("BEGIN IMMEDIATE")
+        files.begin(connection)
         row = (self._owner.id, self._owner.boot, self._uptime() + EXPIRY)
         connection.execute(statements.PUT_OWNER, row)
         known = {row[0] for row in connection.execute(statements.OTHER_OWNERS, (self._owner.id,))}
@@ -252,7 +272,7 @@ class Writer:
         """Say that we end, and what we hold is for others; whether it could be written."""
         assert self._connection is not None
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            files.begin(self._connection)
             holds = self._connection.execute(statements.HOLDS, (self._owner.id, self._owner.id)).fetchone()[0]
             self._connection.execute(statements.END_OWNER if holds else statements.FORGET_OWNER, (self._owner.id,))
             self._connection.execute("COMMIT")

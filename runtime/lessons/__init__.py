@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +60,10 @@ class Captured(msgspec.Struct, frozen=True):
     created: bool = False
 
 
+async def _nobody(number: int) -> None:
+    """There is no other process to be told."""
+
+
 class Lessons:
     """The record of what functions are taught.
 
@@ -81,6 +85,7 @@ class Lessons:
         self._exporting = Records(state / "samples.db", MIGRATIONS)  # takes long
         self._on_change = on_change
         self._is_created = is_created
+        self.tell: Callable[[int], Awaitable[None]] = _nobody  # which profile is to be read anew, wherever it is kept
         self._profiles: dict[int, tuple[float, Function, Profile]] = {}
 
     async def close(self) -> None:
@@ -117,7 +122,7 @@ class Lessons:
         self._profiles[function.id] = (asked, function, profile)
         return profile
 
-    def _outdate(self, number: int) -> None:
+    def outdate(self, number: int) -> None:
         """What is known of the function is to be read anew, and serves only where that cannot be done."""
         if number in self._profiles:
             self._profiles[number] = (-math.inf, *self._profiles[number][1:])
@@ -176,7 +181,7 @@ class Lessons:
     async def unsettle(self, function: Function) -> None:
         """A training is wanted, though nothing has changed that it depends on."""
         await self._writing.change(lambda db: vocabulary.touch(db, function.id))
-        self._outdate(function.id)
+        self.outdate(function.id)
 
     # Labels and fields.
 
@@ -273,7 +278,7 @@ class Lessons:
 
         await self._writing.change(note)
         for one in batch:
-            self._outdate(one.function.id)
+            self.outdate(one.function.id)
 
     async def export(self, function: Function, file: Path) -> tuple[Profile, int]:
         """Write what a function is trained on into a file; what it is like then, and how many samples there are.
@@ -319,15 +324,18 @@ class Lessons:
             return step(db)
 
         try:
-            return await self._writing.change(work)
+            found = await self._writing.change(work)
         finally:
-            self._outdate(function.id)
+            self.outdate(function.id)
             self._on_change(function.id)
+        await self.tell(function.id)
+        return found
 
     async def _note(self, function: Function, statement: str, values: tuple[object, ...]) -> None:
         """Change what is kept of the function itself; of one that nothing is kept of, nothing."""
         await self._writing.change(lambda db: db.execute(statement, values))
-        self._outdate(function.id)
+        self.outdate(function.id)
+        await self.tell(function.id)
 
     async def _read(self, step: Step[T], nothing: T | None = None) -> T:
         """Look something up; `nothing` is what there is before anything was recorded."""

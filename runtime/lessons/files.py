@@ -5,6 +5,7 @@ Called by `training.py`, in threads.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from contextlib import suppress
@@ -33,6 +34,19 @@ def make(state: Path, folder: Path) -> None:
     """Make a folder in the state folder."""
     make_folder(state)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def claim(folder: Path) -> int | None:
+    """A descriptor that nobody else gets for this folder until it is closed, or its process ends; None: one has it."""
+    handle = os.open(folder / ".claim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:  # a file system without locks: a training too many does no harm
+        pass
+    return handle
 
 
 def remove(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""The first process in a function environment: `python -P <this file> CONTROL_FD`, started by `runtime/spawner.py`.
+"""The first process in a function environment: `python -P <this file> DOOR [MODULE…]`, started by `bases.py`.
 
 Mounts this directory as the private package `_spaces_worker`, so that nothing of ours is importable by
-a handler under a name it might want, and becomes the base zygote (`zygote.py`).
+a handler under a name it might want, and becomes the base zygote (`base_zygote.py`).
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def mount() -> None:
 
 if __name__ == "__main__":
     mount()
-    zygote = importlib.import_module(f"{PRIVATE_NAME}.zygote")
-    zygote.serve_base(int(sys.argv[1]))
+    base_zygote = importlib.import_module(f"{PRIVATE_NAME}.base_zygote")
+    base_zygote.serve_base(int(sys.argv[1]), sys.argv[2:])

@@ -52,10 +52,10 @@ class AsyncWorker(asyncio.Protocol):
         self.closed.set()
 
     def data_received(self, data: bytes) -> None:
-        for kind, _, stream, payload in self._reader.feed(data):
+        for kind, flags, stream, payload in self._reader.feed(data):
             exchange = self._calls.get(stream)
             if kind == wire.CALL:
-                self._calls[stream] = Exchange(self, stream, wire.parse_call(payload))
+                self._calls[stream] = Exchange(self, stream, wire.parse_call(payload), wire.window(flags))
             elif kind == wire.PING:
                 self.send(wire.frame(wire.PONG, 0))
             elif exchange is None:
@@ -109,7 +109,7 @@ class Nowhere(asyncio.WriteTransport):
 class Exchange:
     """One call under way in this worker."""
 
-    def __init__(self, worker: AsyncWorker, stream: int, call: wire.CallFrame) -> None:
+    def __init__(self, worker: AsyncWorker, stream: int, call: wire.CallFrame, credit: int = wire.WINDOW) -> None:
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False
         self._worker = worker
@@ -117,7 +117,7 @@ class Exchange:
         self._call = call
         self._pieces: list[bytes] = []
         self._missing = call.body_length - len(call.body)
-        self._credit = wire.WINDOW
+        self._credit = credit
         self._granted = asyncio.Event()
         self._start_if_whole()
 
@@ -221,7 +221,8 @@ class Exchange:
             while self._credit <= 0:
                 self._granted.clear()
                 await self._granted.wait()
-            piece, view = view[: wire.PIECE], view[wire.PIECE :]
+            size = wire.piece(self._credit)
+            piece, view = view[:size], view[size:]
             self._credit -= len(piece)
             self._worker.send(wire.frame(wire.CHUNK, self._stream, bytes(piece)))
 

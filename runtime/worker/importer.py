@@ -53,6 +53,7 @@ class LocalImporter:
     def install(self, search: Sequence[str]) -> None:
         """Serve imports from now on, and put the folders in `search` at the end of sys.path."""
         self._search = tuple(search)
+        self._forget_preloaded()
         sys.meta_path.insert(0, self)
         sys.path_hooks.insert(0, self._find_uncached)
         sys.path += [folder for folder in search if folder not in sys.path]
@@ -89,6 +90,15 @@ class LocalImporter:
         # Of a package that was imported by its short name.
         full_name = f"{full_parent}.{child}"
         return Alias(full_name).spec(name) if util.find_spec(full_name) is not None else None
+
+    def _forget_preloaded(self) -> None:
+        """What the function has under the name of an installed module is the function's, imported already or not."""
+        for name in {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {self._own_stem}:
+            places = [f"{place}.{name}" for place in (self._own_package, self.home)]
+            full_name = next((place for place in places if place in self._sources), None)
+            if full_name is not None and full_name not in self._late:
+                for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
+                    del sys.modules[known]
 
     def _find_uncached(self, folder: str) -> FileFinder:
         """What finds modules that were not sent in the function's folders: without bytecode.

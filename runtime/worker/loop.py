@@ -124,6 +124,7 @@ class SyncWorker:
         self._reader = wire.Reader()
         self._arrived: deque[Frame] = deque()  # read from the channel, not looked at yet
         self._credit = 0
+        self._window = wire.WINDOW  # what the answer to the call begins with
         self._poll = poll()
         self._poll.register(sock, POLLIN)
 
@@ -137,7 +138,8 @@ class SyncWorker:
         """Run the calls in the queue, one after the other, until the host closes it."""
         packet = BUFFER
         while size := self.queue.recv_into(packet):
-            _, _, _, _, stream = wire.PREFIX.unpack_from(packet)
+            _, _, flags, _, stream = wire.PREFIX.unpack_from(packet)
+            self._window = wire.window(flags)
             call = wire.parse_call(bytes(packet[wire.PREFIX_SIZE : size]))
             self._serve(stream, call if len(call.body) == call.body_length else self._whole(call))
             if stream % BURY_EVERY == 0:
@@ -171,7 +173,7 @@ class SyncWorker:
             self._finish(stream, head)
             return
         self._send(wire.result_frame(stream, result.status, micros, result.headers, flags=flags))
-        self._credit = wire.WINDOW
+        self._credit = self._window
         self._send_pieces(stream, result.body)
         self._finish(stream, wire.frame(wire.END, stream))
 
@@ -182,7 +184,7 @@ class SyncWorker:
         status, headers, encode = answer.stream_head(result, pending, accepts_events(info))
         micros = (perf_counter_ns() - started) // 1000
         self._send(wire.result_frame(stream, status, micros, headers, flags=0))
-        self._credit = wire.WINDOW
+        self._credit = self._window
         end = wire.frame(wire.END, stream)
         try:
             while pending is not answer.NOTHING:
@@ -211,7 +213,8 @@ class SyncWorker:
             while self._credit <= 0:
                 if not self._wait_for_credit(stream):
                     return False
-            piece, view = view[: wire.PIECE], view[wire.PIECE :]
+            size = wire.piece(self._credit)
+            piece, view = view[:size], view[size:]
             self._credit -= len(piece)
             self._send(wire.frame(wire.CHUNK, stream, bytes(piece)))
         return True

@@ -20,12 +20,15 @@ KINDS = frozenset(range(1, 14))
 # Flags.
 LAST = 1  # RESULT: the whole answer is in this frame.
 FAILED = 2  # RESULT: the handler raised, or returned what cannot be encoded.
+CROWDED = 1  # CALL: the host has much that clients do not take; a stream begins with the small window.
 
 MAX_PAYLOAD = 4 * 1024 * 1024  # a longer frame breaks the rules
 MAX_CALL = 160 * 1024  # a longer CALL would not fit into the packet that it travels in
 INLINE = 64 * 1024  # bodies up to this length travel inside their CALL or RESULT
 PIECE = 64 * 1024  # longer ones in BODY or CHUNK frames of this length
 WINDOW = 256 * 1024  # bytes of an answer under way before the host grants more (CREDIT)
+SMALL_WINDOW = 8 * 1024  # the same for a CALL that is CROWDED
+SMALL_PIECE = 4 * 1024  # a CHUNK is cut to the credit that is left, but not to less than this
 
 PREFIX = Struct("<IBBHI")  # payload length, kind, flags, 0, stream
 PREFIX_SIZE = PREFIX.size
@@ -78,6 +81,7 @@ def call_frame(
     body: bytes,
     schedule_id: int = 0,
     scheduled_time: float = 0.0,
+    flags: int = 0,
 ) -> bytes:
     """A CALL. `body` is the whole body, or empty when BODY frames of `body_length` bytes in all follow."""
     size = CALL_HEAD.size + len(method) + len(path) + len(query) + len(headers) + len(body)
@@ -85,8 +89,18 @@ def call_frame(
         raise ProtocolError(f"a CALL of {size} bytes is more than {MAX_CALL}")
     lengths = len(method), len(path), len(query), len(headers), body_length
     head = CALL_HEAD.pack(call_id, deadline, attempt, schedule_id, scheduled_time, *lengths)
-    prefix = PREFIX.pack(size, CALL, 0, 0, stream)
+    prefix = PREFIX.pack(size, CALL, flags, 0, stream)
     return b"".join((prefix, head, method, path, query, headers, body))
+
+
+def window(flags: int) -> int:
+    """The credit that the answer to a CALL with these flags begins with."""
+    return SMALL_WINDOW if flags & CROWDED else WINDOW
+
+
+def piece(credit: int) -> int:
+    """How long the next CHUNK may be."""
+    return min(PIECE, max(credit, SMALL_PIECE))
 
 
 def parse_call(payload: bytes) -> CallFrame:

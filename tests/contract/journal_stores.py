@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.calls import Call, Outcome, Submission
-from runtime.journal import Journal
+from runtime.journal import Bell, Journal
 from runtime.journal.sqlite import SQLiteJournal
 
 F, G, H = ("demo", "f"), ("demo", "g"), ("other", "f")
@@ -36,8 +36,8 @@ class SQLiteStore:
         self.path = folder / "state" / "journal.db"
         self.clock = Clock()
 
-    def journal(self) -> SQLiteJournal:
-        return SQLiteJournal(self.path, clock=lambda: self.clock.now, uptime=lambda: self.clock.uptime)
+    def journal(self, bell: Bell | None = None) -> SQLiteJournal:
+        return SQLiteJournal(self.path, clock=lambda: self.clock.now, uptime=lambda: self.clock.uptime, bell=bell)
 
     async def crash(self, journal: Journal) -> None:
         """The end of its process, as far as others can tell: nothing more is written, all is let go of."""

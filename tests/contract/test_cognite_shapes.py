@@ -178,7 +178,7 @@ async def test_a_call_that_was_too_slow(client: Client) -> None:
     shown = worded(await client.shown(SLOW, await client.called(SLOW)))
 
     assert (shown["status"], shown["endTime"]) == ("Timeout", "a time")
-    assert shown["error"] == {"message": "`demo/slow` did not end within 0.1 s", "trace": ""}
+    assert shown["error"] == {"message": "`demo/slow` did not end within 0.3 s", "trace": ""}
 
 
 async def test_a_list_of_calls(client: Client) -> None:

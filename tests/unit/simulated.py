@@ -20,6 +20,7 @@ from runtime import exchange as exchange_module
 from runtime import generation as generation_module
 from runtime import idle as idle_module
 from runtime import pool as pool_module
+from runtime import turns as turns_module
 from runtime.calls import Call, CallIds, Result
 from runtime.config import FunctionSettings
 from runtime.deadlines import Deadlines
@@ -27,7 +28,7 @@ from runtime.errors import HostError
 from runtime.exchange import Exchange
 from runtime.generation import Generation
 from runtime.pool import Pool
-from runtime.process import Process
+from runtime.process import FULL, Process
 from runtime.registry import Function
 from runtime.snapshots import Snapshot
 from runtime.spawner import Loaded
@@ -73,7 +74,7 @@ def loop_time() -> float:
 
 def jump_clocks(patch: pytest.MonkeyPatch) -> None:
     """Let the modules that look at the clock look at the loop's."""
-    for module in (exchange_module, generation_module, idle_module, pool_module):
+    for module in (exchange_module, generation_module, idle_module, pool_module, turns_module):
         patch.setattr(module, "monotonic", loop_time)
 
 
@@ -226,18 +227,26 @@ class SimulatedZygote:
         self.alive = True
         self.closed = False
         self.exhausted = False  # the host can open no more files
+        self.on_news: Callable[[dict[str, Any]], None] = lambda message: None
+        self.passed = 0  # offers
+        self.full = False  # other hosts have all the workers
 
-    def fork(self, sockets: Any, *, fresh: bool) -> Process:
+    def fork(self, sockets: Any, *, fresh: bool, most: int, wanted: bool) -> Process:
         if self.exhausted:
             raise OSError(24, "Too many open files")
         process = SimulatedProcess()
-        if self.alive:
+        if self.alive and self.full:
+            asyncio.get_running_loop().call_soon(process.finished, None, FULL)
+        elif self.alive:
             self.workers.append(SimulatedWorker(process, sockets))
         else:
             process.finished(None, "its zygote ended")
         return process
 
-    def close(self) -> None:
+    def pass_on(self, *, fresh: bool) -> None:
+        self.passed += 1
+
+    def close(self, *, stale: bool = False) -> None:
         self.closed = True
         self.die()
 

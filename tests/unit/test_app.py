@@ -63,6 +63,7 @@ class FakeHost:
         self.received: Counter[str] = Counter()
         self.debug = False
         self.draining = False
+        self.siblings = None
         self.calls: list[Call] = []
         self.left: list[Exchange] = []
         self.outcome: Callable[[Exchange], object] = lambda exchange: exchange.answered(
@@ -83,8 +84,8 @@ class FakeHost:
     def describe(self, error: LoadFailed) -> dict[str, Any]:
         return {"message": error.message, **error.details, "file": "described"}
 
-    def status(self, function: Function) -> dict[str, str]:
-        return {"name": function.name}
+    async def statuses(self, functions: Sequence[Function]) -> list[dict[str, str]]:
+        return [{"name": function.name} for function in functions]
 
     async def metrics(self) -> bytes:
         return b"metric 1\n"

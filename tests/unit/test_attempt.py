@@ -125,7 +125,7 @@ async def test_a_call_that_was_never_begun(error: HostError) -> None:
 async def test_a_call_that_waits_for_a_worker_until_its_time_is_over() -> None:
     """Was never begun either: whoever looks at the clock first."""
     with pytest.raises(Postponed):
-        await outcome_of(lambda exchange: None, FunctionSettings(async_timeout=0.01))
+        await outcome_of(Exchange.is_late, FunctionSettings(async_timeout=0.01))
 
 
 async def test_a_call_that_the_end_of_the_host_cuts() -> None:

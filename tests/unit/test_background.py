@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
-from runtime import config
-from runtime.calls import Call, Status, Submission
-from runtime.errors import Draining, JournalError, NotFound
+from runtime import config, deliveries, dispatcher
+from runtime.background import Background
+from runtime.calls import Call, CallIds, Result, Status, Submission, function_id
+from runtime.errors import Draining, HostError, JournalError, NotFound
+from runtime.exchange import Exchange
 from runtime.host import Host
+from runtime.registry import Function
+from runtime.settings import FunctionSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +129,93 @@ async def test_a_host_that_drains_takes_no_submissions(tmp_path: Path) -> None:
         await host.drain(0)
         with pytest.raises(Draining):
             await host.submit(submission(77))
+
+
+# Several processes on one journal.
+
+
+class Member:
+    """What one process does in the background, with workers that answer when the test says so."""
+
+    def __init__(self, root: Path) -> None:
+        self.running: dict[int, Exchange] = {}
+        self.others: list[Member] = []
+        self.function = Function(
+            id=function_id("demo", "stock"), space="demo", name="stock", path=Path("stock.py"), line=1, kind="sync",
+            takes=("data",), digest="", settings=FunctionSettings(max_workers=1),
+        )  # fmt: skip
+        settings = config.load(root, environ={})
+        self.background = Background(
+            lambda: settings, invoke=self._invoke, lookup=lambda space, name: self.function, ids=CallIds(),
+            loopback=lambda: True, word=lambda error: error, dispatch=True, bell=self,
+        )  # fmt: skip
+
+    def ring(self, payload: bytes) -> None:
+        for other in self.others:
+            other.background.heard(payload)
+
+    def _invoke(self, call: Call) -> Exchange:
+        exchange = Exchange(call, 60.0, asyncio.get_running_loop(), lambda exchange: None, self._cancelled)
+        exchange.channel = self  # type: ignore[assignment]
+        self.running[call.id] = exchange
+        return exchange
+
+    def _cancelled(self, exchange: Exchange, error: HostError) -> None:
+        self.running.pop(exchange.call.id).failed(error)
+
+    def answer(self, id: int) -> None:
+        self.running.pop(id).answered(Result(200, b"", b"1", complete=True, failed=False, handler_seconds=0.0))
+
+    async def submit(self, id: int) -> None:
+        await self.background.submit(submission(id), self.function)
+
+
+@asynccontextmanager
+async def members(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Member, Member]]:
+    """Two that look at the journal when they start, and then no more unless they are told."""
+    (root / "functions").mkdir()
+    for module in (dispatcher, deliveries):
+        monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    one, two = Member(root), Member(root)
+    one.others, two.others = [two], [one]
+    async with AsyncExitStack() as stack:
+        for each in (one, two):
+            await stack.enter_async_context(each.background)
+        yield one, two
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something in memory."""
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.002)
+
+
+async def test_a_call_that_finds_no_place_is_run_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, where that one has a place."""
+    async with members(tmp_path, monkeypatch) as (one, two):
+        await one.submit(10)
+        await until(lambda: 10 in one.running)
+        await one.submit(11)
+        await until(lambda: 11 in two.running)
+
+        assert list(one.running) == [10]
+
+
+async def test_a_call_is_stopped_in_the_process_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever process was asked to cancel it; and whoever waits for it there hears of its end."""
+    async with members(tmp_path, monkeypatch) as (one, two):
+        await one.submit(10)
+        await until(lambda: 10 in one.running)
+        assert await two.background.cancel(10) is Status.RUNNING
+        entry = await two.background.journal.get(10)
+        with anyio.fail_after(20):
+            while entry is not None and not entry.status.is_final:
+                await two.background.journal.changed(10, 1000)
+                entry = await two.background.journal.get(10)
+
+        assert entry is not None
+        assert entry.status is Status.CANCELLED
+        assert one.running == {}

@@ -95,6 +95,7 @@ def test_the_built_in_values() -> None:
         "env": {},
         "secrets": {},
         "fork": "auto",
+        "preload": (),
         "async_timeout": 900.0,
         "async_max_body": MIB,
         "max_queued": 10_000,
@@ -116,6 +117,7 @@ def test_the_built_in_values() -> None:
     assert msgspec.structs.asdict(ServerSettings()) == {
         "bind": "127.0.0.1:8000",
         "engine": "hypercorn",
+        "processes": 1,
         "state": Path(".spaces"),
         "certfile": None,
         "keyfile": None,
@@ -123,6 +125,7 @@ def test_the_built_in_values() -> None:
         "drain_timeout": 30.0,
         "access_log": False,
         "max_zygotes": 256,
+        "metrics_functions": 200,
         "tokens": (),
         "token_key": None,
         "token_life": 3600.0,
@@ -155,6 +158,7 @@ def test_every_key_of_server_is_read(root: Root) -> None:
         drain_timeout = 0
         access_log = true
         max_zygotes = 5
+        metrics_functions = 0
         projects = ["main", "Other-1"]
     """).server
     assert server == ServerSettings(
@@ -167,6 +171,7 @@ def test_every_key_of_server_is_read(root: Root) -> None:
         drain_timeout=0.0,
         access_log=True,
         max_zygotes=5,
+        metrics_functions=0,
         projects=("main", "Other-1"),
     )
 
@@ -190,6 +195,7 @@ def test_every_function_setting_is_read(root: Root) -> None:
         env = { A = "1" }
         secrets = { b = "2" }
         fork = "never"
+        preload = ["numpy", "sklearn.linear_model", "numpy"]
         async_timeout = "1h"
         async_max_body = "2MiB"
         max_queued = 0
@@ -219,6 +225,7 @@ def test_every_function_setting_is_read(root: Root) -> None:
         env={"A": "1"},
         secrets={"b": "2"},
         fork="never",
+        preload=("numpy", "sklearn.linear_model"),
         async_timeout=3600.0,
         async_max_body=2 * MIB,
         max_queued=0,
@@ -375,11 +382,12 @@ def test_variables_come_from_the_environment_and_from_files(root: Root) -> None:
 
 
 def test_the_environment_overrides_server_keys(root: Root) -> None:
-    """The three variables come before the file, unless they are empty."""
-    text = '[server]\nbind = "1.2.3.4:5"\nengine = "hypercorn"\nstate = "here"'
-    environ = {"SPACES_BIND": ":0", "SPACES_ENGINE": "uvicorn", "SPACES_STATE": "there"}
+    """The four variables come before the file, unless they are empty."""
+    text = '[server]\nbind = "1.2.3.4:5"\nengine = "hypercorn"\nstate = "here"\nprocesses = 2'
+    environ = {"SPACES_BIND": ":0", "SPACES_ENGINE": "uvicorn", "SPACES_STATE": "there", "SPACES_PROCESSES": "3"}
     server = root.load(text, environ).server
     assert (server.bind, server.engine, server.state) == (":0", "uvicorn", root.folder / "there")
+    assert server.processes == 3
     assert root.load(text, dict.fromkeys(environ, "")).server == root.load(text).server
 
 
@@ -466,7 +474,7 @@ WRONG = [
         "unknown key `frok` in [spaces.a.functions.b]; did you mean `fork`?",
     ),
     ("[default]\nx = 1", 1, "unknown key `default` at the top level; did you mean `defaults`?"),
-    ("[server]\nzzz = 1", 2, "unknown key `zzz` in [server]; the keys here are `bind`, `engine`, `state`, "),
+    ("[server]\nzzz = 1", 2, "unknown key `zzz` in [server]; the keys here are `bind`, `engine`, `processes`, "),
     (
         "[server]\ntimeout = 1",
         2,
@@ -496,6 +504,13 @@ WRONG = [
         "`keep_calls` in [spaces.a.functions.b]: calls are kept and forgotten by space; it belongs in [defaults] or",
     ),
     ("[server]\nretry = {}", 2, "unknown key `retry` in [server]; it belongs in [defaults], [spaces.NAME] or"),
+    (
+        "[spaces.a.functions.b]\npreload = ['numpy']",
+        2,
+        "`preload` in [spaces.a.functions.b]: one process imports it for all functions of a space; it belongs in",
+    ),
+    ("[defaults]\npreload = 'numpy'", 2, "`preload` in [defaults]: must be a list of names of modules such as"),
+    ("[defaults]\npreload = ['./numpy']", 2, "`preload` in [defaults]: './numpy' is no name of a module"),
     ("[server]\nkeep_for = 1", 2, "unknown key `keep_for` in [server]; it belongs in [defaults] or [spaces.NAME]"),
     ("schedule = '@daily'", 1, "unknown key `schedule` at the top level; it belongs in [spaces.NAME.functions.NAME]"),
     # durable calls
@@ -592,6 +607,7 @@ WRONG = [
     ('[server]\nprojects = ["a/b"]', 2, "`projects` in [server]: 'a/b' is no name of a project"),
     ("[server]\nprojects = 'a'", 2, "`projects` in [server]: must be a list of names of projects"),
     ("[server]\nmax_zygotes = 0", 2, "`max_zygotes` in [server]: must be 1 to 2147483647, not 0"),
+    ("[server]\nmetrics_functions = -1", 2, "`metrics_functions` in [server]: must be 0 to 2147483647, not -1"),
     (
         "[server]\ndrain_timeout = -1",
         2,
@@ -650,6 +666,14 @@ WRONG = [
     ("[server]\nkeyfile = 'pem'", 2, "`keyfile` in [server] needs `certfile` as well"),
     ("[server]\ncertfile = 'no'\nkeyfile = 'pem'", 2, "`certfile` in [server]: there is no file '"),
     ("[server]\n\nhttp3 = true", 3, "`http3` in [server] needs `certfile` and `keyfile`"),
+    (
+        "[server]\nprocesses = 2\ncertfile = 'pem'\nkeyfile = 'pem'\nhttp3 = true",
+        5,
+        "`http3` in [server] goes with one process only (`processes`): the datagrams of a connection would reach any",
+    ),
+    ("[server]\nprocesses = 0", 2, "`processes` in [server]: must be 1 to 256, not 0"),
+    ("[server]\nprocesses = 257", 2, "`processes` in [server]: must be 1 to 256, not 257"),
+    ("[server]\nprocesses = 'all'", 2, "`processes` in [server]: must be a whole number, not a string"),
     (
         "[server]\nengine = 'uvicorn'\ncertfile = 'pem'\nkeyfile = 'pem'\nhttp3 = true",
         5,

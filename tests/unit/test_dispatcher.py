@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis.strategies import integers
 
 from runtime import dispatcher as module
 from runtime.calls import Call, CallIds, Entry, Outcome, Result, Status, Submission, function_id
@@ -22,6 +24,7 @@ from runtime.exchange import Exchange
 from runtime.journal import Receipt, open_journal
 from runtime.registry import Function
 from runtime.settings import FunctionSettings, Retry
+from runtime.share import WHOLE, Share
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +49,7 @@ class Nowhere:
 class Stage:
     """A dispatcher, its journal, and what its calls are run by: nobody, until the test answers them."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, share: Share = WHOLE) -> None:
         self.state = state
         self.functions = {name: function(name, max_workers=2) for name in ("a", "b")}
         self.ids = CallIds()
@@ -61,6 +64,7 @@ class Stage:
             lookup=self._lookup,
             settings=self._settings,
             on_outcome=self._count,
+            share=share,
         )
 
     def _count(self) -> None:
@@ -122,9 +126,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def playing(state: Path, **functions: Function) -> AsyncIterator[Stage]:
+async def playing(state: Path, share: Share = WHOLE, **functions: Function) -> AsyncIterator[Stage]:
     """A dispatcher at work."""
-    stage = Stage(state)
+    stage = Stage(state, share)
     stage.functions |= functions
     await stage.journal.open()
     try:
@@ -140,7 +144,7 @@ async def playing(state: Path, **functions: Function) -> AsyncIterator[Stage]:
 async def test_a_call_is_run_and_its_outcome_recorded(tmp_path: Path) -> None:
     """At once, where nothing is before it."""
     async with playing(tmp_path) as stage:
-        id = await stage.submit()
+        id = await stage.submit(callback_url="http://localhost/")
         assert (await stage.entry(id)).status is Status.RUNNING
         await stage.until(lambda: id in stage.running)
         assert stage.running[id].call.attempt == 1
@@ -183,12 +187,13 @@ async def test_higher_priorities_start_first(tmp_path: Path) -> None:
 
 async def test_places_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function's thousand do not fill the house."""
-    monkeypatch.setattr(module, "MAX_RUNNING", 8)
+    monkeypatch.setattr(module, "MAX_RUNNING", 0)
     many = {name: function(name, max_workers=100) for name in ("greedy", "x", "y", "z")}
     async with playing(tmp_path, **many) as stage:
-        at = time.time() + 0.3
         for name in ["greedy"] * 50 + ["x", "x", "y", "y", "z", "z"]:
-            await stage.submit(name, run_at=at)
+            await stage.submit(name)
+        monkeypatch.setattr(module, "MAX_RUNNING", 8)
+        stage.dispatcher.wake()
         await stage.until(lambda: len(stage.running) == 8)
         names = sorted(exchange.call.name for exchange in stage.running.values())
         assert names == ["greedy", "greedy", "x", "x", "y", "y", "z", "z"]
@@ -218,7 +223,7 @@ async def test_retries(tmp_path: Path) -> None:
     """For the codes and as often as the function says; only the last outcome counts."""
     retry = Retry(attempts=3, codes=frozenset({503}), min_wait=0.01, max_wait=0.01)
     async with playing(tmp_path, again=function("again", retry=retry)) as stage:
-        id = await stage.submit("again")
+        id = await stage.submit("again", callback_url="http://localhost/")
         for attempt in (1, 2, 3):
             await stage.until(lambda: id in stage.running)
             assert stage.running[id].call.attempt == attempt
@@ -526,6 +531,36 @@ def test_capacity() -> None:
     sync = function("a", max_workers=3, concurrency=5)
     assert capacity(sync) == 3
     assert capacity(msgspec.structs.replace(sync, kind="async")) == 15
+
+
+@given(number=integers(0, 1000), workers=integers(1, 100), hosts=integers(1, 20))
+def test_capacity_of_several_hosts(number: int, workers: int, hosts: int) -> None:
+    """Together what the workers take, so that none of them is claimed before it can be run."""
+    one = msgspec.structs.replace(function("a", max_workers=workers), id=number)
+    places = [capacity(one, Share(index, hosts)) for index in range(hosts)]
+    assert sum(places) == workers
+    assert max(places) - min(places) <= 1
+
+
+async def test_a_queue_that_another_host_has_emptied_is_not_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no place himself need not wait for his next look to know that others wait no more."""
+    one = msgspec.structs.replace(function("one", max_workers=1, max_queued=1), id=2)
+    async with playing(tmp_path, Share(0, 2), one=one) as runs, playing(tmp_path, Share(1, 2), one=one) as queues:
+        first = await runs.submit("one")
+        waiting = await queues.submit("one")
+        with pytest.raises(Overloaded):
+            await queues.submit("one")
+        monkeypatch.setattr(module, "LOOK_EVERY", 1e6)
+        await runs.until(lambda: first in runs.running)
+        runs.answer(first)
+        await runs.until(lambda: waiting in runs.running)
+        queues.dispatcher._backlog = {("demo", "one"): 1}  # as it was when it looked last
+        queues.dispatcher._recounted_at = float("-inf")
+        await queues.submit("one")
+
+        assert not queues.begun
 
 
 async def test_what_was_claimed_as_the_host_began_to_end_is_given_back(

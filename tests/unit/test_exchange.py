@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runtime.calls import Call, Result
 from runtime.errors import FunctionTimeout, WorkerDied
-from runtime.exchange import GRANT, Exchange
+from runtime.exchange import CROWD, GRANT, Exchange, held
 from runtime.worker import wire
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +48,13 @@ class Made:
         call = Call(id=1, label="1", space="demo", name="stock")
         self.exchange = Exchange(call, 10.0, asyncio.get_running_loop(), self.left.append)
         self.exchange.stream, self.exchange.channel = 5, self.link
+
+
+@pytest.fixture(autouse=True)
+def nothing_held() -> Iterator[None]:
+    """What a test leaves unread is no crowd to the next one."""
+    yield
+    held.add(-held.size)
 
 
 async def soon_after(act: Callable[[], object], waiting: Awaitable[object]) -> object:
@@ -318,6 +325,45 @@ async def test_credit_is_granted_for_what_was_taken() -> None:
     assert made.link.credit == [GRANT]
 
 
+async def test_a_crowd_of_slow_clients_is_granted_little() -> None:
+    """While much is unread in all, no more is granted until a call is down to the small window; then as before."""
+    made = Made()
+    made.exchange.answered(HEAD)
+    chunks = made.exchange.chunks()
+    for _ in range(4):
+        made.exchange.chunk_received(bytes(wire.WINDOW // 4))
+    await anext(chunks)
+    held.add(CROWD)
+    assert (held.window, held.flags) == (wire.SMALL_WINDOW, wire.CROWDED)
+    for _ in range(3):
+        await anext(chunks)
+    assert made.link.credit == []
+    made.exchange.chunk_received(b"x")
+    await anext(chunks)
+    assert made.link.credit == [wire.SMALL_WINDOW]
+    held.add(-CROWD)
+    made.exchange.chunk_received(b"x")
+    await anext(chunks)
+
+    assert sum(made.link.credit) == wire.WINDOW + 1, "as much as was taken"
+    await chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def test_what_a_client_leaves_unread_is_not_held_any_more() -> None:
+    """Whether its call is over or not."""
+    before = held.size
+    for end in (True, False):
+        made = Made()
+        with made.exchange:
+            made.exchange.answered(HEAD)
+            made.exchange.chunk_received(bytes(1000))
+            assert held.size == before + 1000
+            if end:
+                made.exchange.ended()
+
+        assert held.size == before
+
+
 @given(st.lists(st.integers(1, wire.PIECE), min_size=1, max_size=40))
 def test_a_worker_that_keeps_to_its_credit_is_never_refused_nor_stuck(sizes: list[int]) -> None:
     """Whatever the sizes of its chunks: the window is always granted anew."""
@@ -340,6 +386,8 @@ def test_a_worker_that_keeps_to_its_credit_is_never_refused_nor_stuck(sizes: lis
             credit += sum(made.link.credit) - granted
             granted = sum(made.link.credit)
         await chunks.aclose()  # type: ignore[attr-defined]
+        with made.exchange:
+            pass
 
         assert granted <= sum(sizes)
 

@@ -21,6 +21,7 @@ from runtime.calls import Call, function_id
 from runtime.errors import LoadFailed, NotFound
 from runtime.exchange import Exchange
 from runtime.loader import Loader
+from runtime.loading import Loading
 from runtime.pools import Pools
 from runtime.registry import Function, Registry
 from runtime.spawner import Spawner
@@ -247,6 +248,7 @@ async def test_zygotes_that_nobody_uses_end(place: Place, reason: str, monkeypat
             return {pool.function.name for pool in place.pools if pool.state == "ready"}
 
         await place.until(lambda: ready() == left)
+        await place.until(lambda: not any(pool.workers for pool in place.pools if pool.state == "cold"))
         again = [await place.call(function) for function in reversed(functions)]
         assert [answer[0] for answer in again] == [2, 1, 0]
         assert (again[0] == answers[2]) == (reason == "many")
@@ -323,3 +325,40 @@ def test_whatever_is_in_its_space_may_mend_what_cannot_be_loaded(place: Place, s
         assert module_under_test._concerns(pool, [str(place.folder / "unrelated.py")])
         assert not module_under_test._concerns(pool, [str(place.folder.parent / "other" / "x.py")])
         assert not module_under_test._concerns(pool, [])
+
+
+async def test_what_was_called_last_is_loaded_first(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper of hundreds of functions has changed: those in use need not wait for the others."""
+    names = ("first", "second", "third")
+    place.write({f"{name}.py": "import helper\ndef handle(data): return 1\n" for name in names} | {"helper.py": ""})
+    order = []
+    async with running(place):
+        for name in ("second", "third", "first"):
+            await place.call(place.function(name))
+        monkeypatch.setattr(Loading, "changed", lambda loading: order.append(loading.pool.function.name))
+        place.write({"helper.py": "X = 1"})
+        place.update("helper.py")
+
+    assert order == ["first", "third", "second"]
+
+
+async def test_what_is_asleep_is_loaded_when_it_is_called(place: Place) -> None:
+    """Its own edit is loaded at once, a helper's, which a thousand functions may have, with the next call."""
+    place.write({"stock.py": "import helper\n" + VERSION.format("helper.X"), "helper.py": "X = 1"})
+    async with running(place):
+        await place.call()
+        pool = place.pools.find(place.function())
+        assert pool is not None
+        pool.retire()
+        await place.until(lambda: pool.state == "cold")
+        place.write({"helper.py": "X = 2"})
+        place.update("helper.py")
+        assert (pool.state, pool.loading) == ("cold", False)
+        assert (await place.call())[0] == 2
+
+        pool.retire()
+        await place.until(lambda: pool.state == "cold")
+        place.write({"stock.py": VERSION.format(3)})
+        place.update("stock.py")
+        assert pool.loading
+        assert (await place.call())[0] == 3

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
-from runtime.process import Control, Family, Process
+from runtime.process import FULL, Control, Family, Process
 from runtime.worker.process import EXIT_MEMORY
 
 pytestmark = pytest.mark.anyio
@@ -318,6 +318,42 @@ async def test_a_family(line: Line) -> None:
 
     family.lost()
     assert first.reason() == fourth.reason() == "its zygote ended"
+
+
+async def test_function_zygotes_are_known_by_their_request(line: Line) -> None:
+    """They may be shared: loaded twice, one pid is two; each ends for itself, and says where it is in one place."""
+    family = Family()
+    first, second, third = (family.fork(line.control, "load", [], key="k") for _ in range(3))
+    asked = [socket.recv_fds(line.theirs, 1000, 2) for _ in range(3)]
+    assert asked[0][0] == b'{"op": "load", "id": 1, "key": "k"}'
+    for _, fds, _, _ in asked:
+        os.close(fds[0])
+    faults = os.memfd_create("of the one that loaded it")
+
+    family.handle({"op": "forked", "id": 1, "pid": 100}, [os.dup(0)])
+    family.handle({"op": "forked", "id": 2, "pid": 100}, [os.dup(0), faults])
+    family.release(first)
+    family.release(third)
+    late = [os.dup(0)]
+    family.handle({"op": "forked", "id": 3, "pid": 100}, late)
+    assert second.faults == faults
+    assert not second.ended.is_set()
+    family.handle({"op": "exited", "id": 1, "pid": 100, "code": 0}, [])
+    family.handle({"op": "exited", "id": 2, "pid": 100, "code": 3}, [])
+
+    assert (first.code, second.code) == (None, 3)
+    assert not family.has_any
+    os.close(late.pop())  # nobody has taken it
+
+
+async def test_a_process_that_other_hosts_have_the_place_of(line: Line) -> None:
+    """It has ended before it began."""
+    family = Family()
+    process = family.fork(line.control, "fork", [], most=1, wanted=True)
+
+    family.handle({"op": "full", "id": 1}, [])
+
+    assert process.reason() == FULL
 
 
 async def test_a_process_that_comes_without_its_descriptor(line: Line) -> None:

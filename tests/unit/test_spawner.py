@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 import anyio
 import pytest
 
+from runtime import bases as bases_module
 from runtime import spawner as spawner_module
+from runtime.bases import passed_environment
 from runtime.errors import LoadFailed
 from runtime.process import Process
-from runtime.spawner import BURST, LINE_COST, LINE_LIMIT, MUTED, RATE, OutputPipe, Spawner, Zygote, passed_environment
+from runtime.spawner import BURST, LINE_COST, LINE_LIMIT, MUTED, RATE, OutputPipe, Spawner, Zygote
 from runtime.worker import wire
 
 pytestmark = pytest.mark.anyio
@@ -183,6 +186,12 @@ async def spawner(anyio_backend: str) -> AsyncIterator[Spawner]:
         yield entered
 
 
+def base_of(spawner: Spawner) -> subprocess.Popen[bytes]:
+    """Its own base zygote, the one without a preload."""
+    assert spawner._bases is not None
+    return spawner._bases._bases[()].process
+
+
 class Made:
     """A zygote, and workers of it whose other ends are here."""
 
@@ -198,7 +207,7 @@ class Made:
         channel.setblocking(False)
         self._open += [channel, queue]
         with theirs, their_queue:
-            process = self.zygote.fork((theirs, their_queue), fresh=fresh)
+            process = self.zygote.fork((theirs, their_queue), fresh=fresh, most=16, wanted=True)
         with anyio.fail_after(PATIENCE):
             await anyio.wait_readable(channel)
         assert channel.recv(100)[4] == wire.READY
@@ -328,7 +337,7 @@ async def test_a_zygote_that_is_closed(make: Callable[..., Made]) -> None:
     assert process.reason() == "its zygote ended"
     assert process.pid is not None
     await until(lambda: not alive(process.pid or 0))
-    assert made.zygote.fork((), fresh=False).ended.is_set()
+    assert made.zygote.fork((), fresh=False, most=16, wanted=True).ended.is_set()
 
 
 async def test_a_killed_base_zygote(
@@ -341,8 +350,7 @@ async def test_a_killed_base_zygote(
     await made.zygote.load(PATIENCE)
     process, _, _ = await made.worker()
     await until(lambda: made.lines)
-    assert spawner._base is not None
-    first = spawner._base.pid
+    first = base_of(spawner).pid
 
     os.kill(first, signal.SIGKILL)
     with anyio.fail_after(PATIENCE):
@@ -350,7 +358,7 @@ async def test_a_killed_base_zygote(
     again = make()
     await again.zygote.load(PATIENCE)
 
-    assert spawner._base.pid != first
+    assert base_of(spawner).pid != first
     await until(lambda: not alive(process.pid or 0) and not alive(int(made.lines[0])))
     await until(lambda: "base zygote ended with status -9" in caplog.text)
     await again.worker()
@@ -360,8 +368,7 @@ async def test_nothing_is_left_after_it(tmp_path: Path) -> None:
     """No process, and no descriptor."""
     files = len(os.listdir("/proc/self/fd"))
     async with Spawner() as spawner:
-        assert spawner._base is not None
-        base = spawner._base.pid
+        base = base_of(spawner).pid
         made = Made(spawner, tmp_path, "import os\nif os.fork() == 0:\n    while True: pass\n" + PLAIN)
         await made.zygote.load(PATIENCE)
         process, _, _ = await made.worker()
@@ -377,16 +384,16 @@ async def test_nothing_is_left_after_it(tmp_path: Path) -> None:
 
 async def test_a_base_zygote_that_will_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is killed, and what is below it, too."""
-    monkeypatch.setattr(spawner_module, "END_WAIT", 0.1)
+    monkeypatch.setattr(bases_module, "END_WAIT", 0.1)
     async with Spawner() as spawner:
         made = Made(spawner, tmp_path)
         await made.zygote.load(PATIENCE)
         process, _, _ = await made.worker()
-        assert spawner._base is not None
-        os.kill(spawner._base.pid, signal.SIGSTOP)
+        base = base_of(spawner)
+        os.kill(base.pid, signal.SIGSTOP)
     made.close()
 
-    assert spawner._base.returncode == -9
+    assert base.returncode == -9
     assert not alive(process.pid or 0)
 
 

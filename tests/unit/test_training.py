@@ -333,6 +333,35 @@ async def test_what_another_host_has_left_is_trained(host: StandIn, monkeypatch:
         await until(lambda: "model='model_1'" in function.path.read_text())
 
 
+async def test_two_hosts_train_a_function_once(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is second waits for the first, and has nothing left to do."""
+    monkeypatch.setattr(training, "ASIDE", 0.001)
+    claim, refused = training.files.claim, []
+
+    def claiming(folder: Path) -> int | None:
+        found = claim(folder)
+        if found is None:
+            refused.append(folder)
+        return found
+
+    monkeypatch.setattr(training.files, "claim", claiming)
+    other = StandIn(host.config.root)
+    async with running(host) as teacher, running(other) as colleague:
+        function = await teacher.create("x", "Text", "Classification", None)
+        other.functions[function.id] = function
+        await teach(teacher, function, "a", "a", "b", "b")
+        await until(lambda: host.submitted)
+        colleague.changed(function.id)
+        await until(lambda: refused)
+        host.answers = [outcome()]
+        host.ended.set()
+        await settled(teacher, function)
+        await until(lambda: not teacher._followed and not colleague._followed)
+
+        assert len(host.submitted) == 1
+        assert not other.submitted
+
+
 async def test_a_folder_that_has_moved_is_told_to_the_function(host: StandIn, tmp_path: Path) -> None:
     async with running(host) as teacher:
         function = await teacher.create("x", "Text", "Classification", None)

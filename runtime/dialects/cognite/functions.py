@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from ...authority import Access
 from ...errors import BadRequest
 from ...registry import Function
+from ...status import FunctionStatus
 from .door import BASE, Door, Item, Items, Limit, NotOffered, Range, Shape, milliseconds
 
 MOST = 10_000  # functions in one answer, which has no second page
@@ -158,10 +159,11 @@ class Functions:
     async def _shown(self, functions: Sequence[Function]) -> list[Shown]:
         paths = [function.path for function in functions]
         times = await anyio.to_thread.run_sync(_modified, paths, self._host.started_at) if paths else []
-        return [self._describe(function, time) for function, time in zip(functions, times, strict=True)]
+        states = await self._host.statuses(functions)
+        return [self._describe(*each) for each in zip(functions, times, states, strict=True)]
 
-    def _describe(self, function: Function, modified: float) -> Shown:
-        status, settings = self._host.status(function), function.settings
+    def _describe(self, function: Function, modified: float, status: FunctionStatus) -> Shown:
+        settings = function.settings
         failed = status.load_error if status.state == "failed" else None
         error = Failure(failed["message"], "") if failed else None
         return Shown(

@@ -33,6 +33,9 @@ STOPPING = 5.0  # seconds that a call which is to stop may take to do so before 
 MOST_PAYLOAD = 4_718_592  # bytes: 4.5 MB
 MOST_BODY = 2 * MOST_PAYLOAD + 65536  # bytes: in JSON text within JSON, every quote has a backslash
 NULL = msgspec.Raw(b"null")
+ABANDONED = "kernel/abandoned"  # what is asked of other host processes: which call a client has left there
+
+_decode_parts = msgspec.msgpack.Decoder(tuple[str, str, str, str]).decode
 
 
 class Create(msgspec.Struct):
@@ -61,6 +64,8 @@ class Invocations:
         self._apps = apps
         self._records = Records(host, apps)
         self._abandoned = Abandoned()
+        if host.siblings is not None:
+            host.siblings.answer(ABANDONED, self._taken_from_here)
 
     async def create(self, request: Request) -> Response:
         """Run an action: 202 as soon as it is on disk, or 200 when it is over.
@@ -74,10 +79,11 @@ class Invocations:
             id = await self._submit(request, function, payload, _async_timeout(asked))
             return _json({"id": str(id), "action_name": action_of(function), "status": "queued"}, 202)
         credential = request.headers.get("authorization", "")
-        digest = self._abandoned.digest(credential, function.space, function.name, payload)
+        parts = (credential, function.space, function.name, payload)
+        digest = self._abandoned.digest(*parts)
         # Others may send the same to a public function; but for the credential, nothing tells their calls apart.
         is_known = (access is not None and access.subject != "") or self._host.authority.is_open(function.space)
-        found = self._abandoned.take(digest) if is_known and self._comes_again(request) else None
+        found = await self._left_before(parts) if is_known and self._comes_again(request) else None
         id = await self._submit(request, function, payload, SYNC_LIMIT) if found is None else found
         request.scope["call_id"] = b"%d" % id
         try:
@@ -89,6 +95,18 @@ class Invocations:
             if is_known:
                 self._abandoned.add(id, digest)
             raise
+
+    async def _left_before(self, parts: tuple[str, str, str, str]) -> int | None:
+        """The call that a client with this request has left, in whichever host process."""
+        found = self._abandoned.take(self._abandoned.digest(*parts))
+        if found is None and self._host.siblings is not None:
+            answers = await self._host.siblings.ask(ABANDONED, msgspec.msgpack.encode(parts))
+            found = next((int(answer) for answer in answers if answer), None)
+        return found
+
+    def _taken_from_here(self, asked: bytes) -> bytes:
+        found = self._abandoned.take(self._abandoned.digest(*_decode_parts(asked)))
+        return b"" if found is None else b"%d" % found
 
     async def get(self, request: Request) -> Response:
         """One invocation."""

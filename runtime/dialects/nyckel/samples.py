@@ -114,7 +114,7 @@ class Samples:
         external_id = queries.text(request.query_params, "externalId")
         if external_id is None:
             raise BadRequest("say which sample: /samples/{id}, or /samples?externalId=…")
-        await self._host.training.captures.flush()
+        await self._host.training.captures.flush_everywhere()
         await self._lessons.remove_external(function, external_id)
         return told({})
 
@@ -132,7 +132,7 @@ class Samples:
 
     async def _named(self, request: Request) -> str:
         """The id in the address. Its invocation may have been a moment ago, and not be noted yet."""
-        await self._host.training.captures.flush()
+        await self._host.training.captures.flush_everywhere()
         id: str = request.path_params["sample"]
         return id
 

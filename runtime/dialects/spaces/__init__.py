@@ -40,7 +40,14 @@ class Functions:
 
     def find(self, scope: Scope) -> tuple[Invoke | Submit, Address] | None:
         """Who answers this request, and of which function, when this is the address of a call."""
-        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        return self._found(scope.get("raw_path") or scope["path"].encode())
+
+    def invoked(self, raw: bytes) -> Address | None:
+        """Which function is called now by a request for this path, if any is."""
+        found = self._found(raw)
+        return found[1] if found is not None and isinstance(found[0], Invoke) else None
+
+    def _found(self, raw: bytes) -> tuple[Invoke | Submit, Address] | None:
         parts = raw.split(b"/", 6)
         if len(parts) < 6 or parts[1] != b"spaces" or parts[3] != b"functions":
             return None
@@ -82,12 +89,13 @@ def routes(host: Host) -> list[BaseRoute]:
         access = await whoever(host, request, space)
         if not access.spaces("read", [space]):
             raise access.refusal("read", space)
-        return _json({"functions": [host.status(function) for function in _readable(host, access, space)]})
+        return _json({"functions": await host.statuses(_readable(host, access, space))})
 
     async def function(request: Request) -> Response:
         space, name = request.path_params["space"], request.path_params["name"]
         await require(host, request, "read", space, name)
-        return _json(host.status(host.lookup(space, name)))
+        [status] = await host.statuses([host.lookup(space, name)])
+        return _json(status)
 
     return [
         *Calls(host).routes(),

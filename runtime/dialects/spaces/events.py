@@ -21,6 +21,7 @@ from . import entries
 
 HEARTBEAT = 15.0  # seconds without an event after which a comment shows that the connection lives
 LOOK = 1.0  # seconds after which the journal is read again: another host may have written
+LOOK_MOST = 5.0  # the same of a call that has been silent: thousands may be followed that say nothing
 PAGE = 1000  # events read at once
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -51,17 +52,20 @@ class EventStream(Response):
         """Everything, in order."""
         journal = self._host.journal
         await _send(send, b"retry: 1000\n\n")
-        silent_since = anyio.current_time()
+        silent_since, look = anyio.current_time(), LOOK
+        entry: Entry | None = None  # None: it may have changed, as every change of it is an event
         while True:
-            entry = await journal.get(self._id)  # first: when it is final, all its events are there
-            if entry is None:
-                raise NotFound("the call is no longer kept")
             events = await journal.events(self._id, self._after, PAGE)
             if events:
+                entry, look = None, LOOK
                 self._after = events[-1].number
                 told = (_event(each.kind, entries.describe_event(each), each.number) for each in events)
                 await _send(send, b"".join(told))
                 silent_since = anyio.current_time()
+            elif entry is None:
+                entry = await journal.get(self._id)  # and then events again: when it is final, all of them are there
+                if entry is None:
+                    raise NotFound("the call is no longer kept")
             elif entry.status.is_final:
                 await _send(send, _event("end", entries.describe(entry), None))
                 return
@@ -69,9 +73,10 @@ class EventStream(Response):
                 return
             elif anyio.current_time() - silent_since >= HEARTBEAT:
                 await _send(send, b":\n\n")
-                silent_since = anyio.current_time()
+                silent_since, entry = anyio.current_time(), None
             else:
-                await journal.changed(self._id, LOOK)
+                await journal.changed(self._id, look)
+                look = min(2 * look, LOOK_MOST)
 
 
 def _event(kind: str, data: dict[str, Any], number: int | None) -> bytes:

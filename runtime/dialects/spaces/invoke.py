@@ -42,11 +42,16 @@ class Invoke:
         call = Call(number, label.decode(), space, name, method.encode(), path, scope["query_string"], headers, body)
         self._host.received["http"] += 1
         with self._host.invoke(call) as exchange:
-            result = await exchange.soon()
-            if result is None:
-                result = await while_client_stays(receive, exchange.result)
-            scope["answered"] = True
-            await respond(exchange, result, method, label, receive, send)
+            await finish(exchange, method, label, scope, receive, send)
+
+
+async def finish(exchange: Exchange, method: str, label: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a call that has begun, as soon as there is something to answer."""
+    result = None if exchange.late else await exchange.soon()
+    if result is None:
+        result = await while_client_stays(receive, exchange.result)
+    scope["answered"] = True
+    await respond(exchange, result, method, label, receive, send)
 
 
 def response_headers(result: Result, exchange: Exchange, label: bytes) -> Headers:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ class StandIn:
     def __init__(self, **settings: Any) -> None:
         self.ids = CallIds()
         self.debug = self.draining = self.stopping = self.bound_to_loopback = False
+        self.siblings = None
         root = Path("/root")
         self.config = Config(root, root / "spaces.toml", root / "functions", ServerSettings(), FunctionSettings(), {})
         self.authority = Authority(lambda: self.config, open=lambda: True)
@@ -121,8 +122,11 @@ class StandIn:
         )  # fmt: skip
         self.registry = Registry(("demo",), {**self.registry.functions, ("demo", name): function})
 
-    def status(self, function: Function) -> dict[str, str]:
+    def status(self, function: Function) -> Any:
         return {"name": function.name}
+
+    async def statuses(self, functions: Sequence[Function]) -> list[Any]:
+        return [self.status(function) for function in functions]
 
     def lookup(self, space: str, name: str) -> Function:
         return self.registry.lookup(space, name)

@@ -155,6 +155,42 @@ async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPat
     assert listener.kinds == ["state"]
 
 
+async def test_a_silent_call_is_looked_at_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until something happens to it; and one look is one reading, as thousands may be followed."""
+    waits: list[float] = []
+    readings: list[str] = []
+    async with edge() as site, asyncio.TaskGroup() as tasks:
+        number = await site.accepted()
+        journal = site.journal
+        get, read, changed = journal.get, journal.events, journal.changed
+
+        async def counted_get(id: int) -> Any:
+            readings.append("entry")
+            return await get(id)
+
+        async def counted_events(id: int, after: int = 0, limit: int = 1000) -> Any:
+            readings.append("events")
+            return await read(id, after, limit)
+
+        async def counted_changed(id: int, timeout: float) -> None:
+            waits.append(timeout)
+            if len(waits) == 5:
+                journal.note(number, "log", {"level": 20, "text": "hello"})
+            await changed(id, 0.001 if len(waits) < 7 else timeout)
+
+        listener = Listener(site, number)
+        for name, counted in (("get", counted_get), ("events", counted_events), ("changed", counted_changed)):
+            monkeypatch.setattr(journal, name, counted)
+        listening = tasks.create_task(listener.listen())
+        await listener.heard(b"hello")
+        journal.end(number, answered())
+        await asyncio.wait_for(listening, PATIENCE)
+
+    assert waits[:6] == [1.0, 2.0, 4.0, 5.0, 5.0, 1.0]
+    assert readings.count("entry") == 4  # when it was asked for, and after each time at which something was told
+    assert listener.kinds == ["state", "log", "state", "end"]
+
+
 async def test_a_stream_ends_with_its_host() -> None:
     """What has happened is told, the end that has not come is not."""
     async with edge() as site:

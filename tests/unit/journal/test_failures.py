@@ -148,6 +148,19 @@ async def test_locked_by_another_process(store: SQLiteStore, monkeypatch: pytest
     assert kinds == ["state", "log"]
 
 
+async def test_opened_by_many_at_the_same_moment(store: SQLiteStore) -> None:
+    """As the processes of one host do it: where there is no file yet, all of them have it in the end."""
+    journals = [store.journal() for _ in range(8)]
+    try:
+        await asyncio.gather(*(journal.open() for journal in journals))
+        await asyncio.gather(*(journal.append(submission(id)) for id, journal in enumerate(journals, 1)))
+        found = await journals[0].find(Query())
+    finally:
+        await asyncio.gather(*(journal.close() for journal in journals))
+
+    assert len(found) == 8
+
+
 @pytest.mark.skipif(ROOT, reason="root may write everything")
 async def test_a_read_only_folder(store: SQLiteStore) -> None:
     """An error at `open`, and no harm done."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from runtime.journal.owners import EXPIRY, Owner
+from runtime.journal.owners import EXPIRY, Owner, Turn
 
 
 @pytest.fixture
@@ -99,3 +100,39 @@ def test_a_lock_that_was_deleted_is_made_again(asker: Owner) -> None:
 
     assert alive(asker, owner, now=1e9)
     owner.end(forget=True)
+
+
+def test_one_writes_at_a_time(asker: Owner) -> None:
+    """Whoever comes meanwhile waits; whoever dies leaves the turn to the next."""
+    turns = [Turn(asker.folder) for _ in range(2)]
+    entered, events = threading.Event(), []
+
+    def second() -> None:
+        entered.set()
+        with turns[1]:
+            events.append("second")
+
+    thread = threading.Thread(target=second)
+    with turns[0]:
+        thread.start()
+        entered.wait(20)
+        events.append("first")
+    thread.join(20)
+    for turn in turns:
+        turn.close()
+        turn.close()
+
+    assert events == ["first", "second"]
+
+
+def test_where_there_are_no_turns_nobody_waits(tmp_path: Path) -> None:
+    """They are there for speed alone: without a folder it goes on all the same."""
+    turn = Turn(tmp_path / "nowhere")
+    with turn:
+        pass
+    (tmp_path / "nowhere").mkdir()
+    with turn:
+        made = turn._path.exists()
+    turn.close()
+
+    assert made

@@ -91,15 +91,24 @@ class Base:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", str(MAIN), str(theirs.fileno())], pass_fds=(theirs.fileno(),)
             )
         self.output, self.write_end = os.pipe()
         self._forked: list[Forked] = []
-        message, _ = hear(self.control)
-        assert message == {"op": "ready", "pid": self.process.pid}
+        assert hear(self.door)[0] == {"op": "ready", "pid": self.process.pid}
+        self.control = self.attach()
+        self._loads = 0
+
+    def attach(self) -> socket.socket:
+        """One more host's control socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self.door, [b'{"op": "attach"}'], [theirs.fileno()])
+        assert hear(ours)[0] == {"op": "ready", "pid": self.process.pid}
+        return ours
 
     def spec(self, source: str, **settings: Any) -> int:
         """What the host writes of a function whose file is this."""
@@ -120,7 +129,9 @@ class Base:
     def ask(self, control: socket.socket, op: str, fds: list[int], sockets: list[socket.socket]) -> Forked:
         """Have a process forked that gets these descriptors, and one for its stack."""
         faults = os.memfd_create("faults")
-        socket.send_fds(control, [json.dumps({"op": op, "id": 5}).encode()], [*fds, faults])
+        self._loads += 1
+        asked = {"op": op, "id": 5, "key": str(self._loads), "most": 16, "wanted": True}
+        socket.send_fds(control, [json.dumps(asked).encode()], [*fds, faults])
         message, received = hear(control)
         assert message["op"] == "forked"
         assert message["id"] == 5
@@ -142,7 +153,10 @@ class Base:
         types = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)[:channels]
         pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in types]
         forked = self.ask(
-            zygote.sockets[0], "fork", [theirs.fileno() for _, theirs in pairs], [ours for ours, _ in pairs]
+            zygote.sockets[0],
+            "fork",
+            [self.write_end, *(theirs.fileno() for _, theirs in pairs)],
+            [ours for ours, _ in pairs],
         )
         for _, theirs in pairs:
             theirs.close()
@@ -156,6 +170,7 @@ class Base:
 
     def close(self) -> None:
         self.control.close()
+        self.door.close()
         self.process.wait(timeout=PATIENCE)
         for forked in self._forked:
             forked.close()
@@ -172,6 +187,11 @@ def base(tmp_path: Path) -> Iterator[Base]:
     started.close()
     assert started.process.returncode == 0
     assert not any(map(alive, pids))
+
+
+def fork_message(number: int) -> bytes:
+    """A host's wish for a worker."""
+    return json.dumps({"op": "fork", "id": number, "most": 16, "wanted": True}).encode()
 
 
 PLAIN = "import os\ndef handle(data):\n    return os.getpid()\n"
@@ -236,7 +256,7 @@ def test_an_import_that_fails_is_reported(base: Base, source: str, message: str,
     assert said["line"] == line
     assert said["file"] == (str(base.folder / "f.py") if line else None)
     said["traceback"].encode()
-    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": 1}
+    assert hear(base.control)[0] == {"op": "exited", "id": 5, "pid": zygote.pid, "code": 1}
 
 
 def test_a_child_that_the_import_forks_is_not_a_second_zygote(base: Base) -> None:
@@ -298,7 +318,7 @@ def test_it_says_why_it_cannot_fork(base: Base) -> None:
     fds = [os.memfd_create("any") for _ in range(3)]
 
     for number in (8, 9):
-        socket.send_fds(zygote.sockets[0], [json.dumps({"op": "fork", "id": number}).encode()], fds)
+        socket.send_fds(zygote.sockets[0], [fork_message(number)], fds)
         message, received = hear(zygote.sockets[0])
         assert (message["op"], message["id"], received) == ("fork_failed", number, [])
         assert "Too many open files" in message["message"]
@@ -435,7 +455,7 @@ def test_what_a_zygote_leaves_behind_is_ended(base: Base) -> None:
     os.kill(zygote.pid, signal.SIGKILL)
 
     assert all(map(gone, [worker.pid, *started, *below]))
-    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": -9}
+    assert hear(base.control)[0] == {"op": "exited", "id": 5, "pid": zygote.pid, "code": -9}
     assert ready(base.load(PLAIN))["op"] == "ready"
 
 
@@ -450,7 +470,7 @@ def test_everything_ends_when_the_control_socket_closes(base: Base) -> None:
     zygote.sockets[0].close()
 
     assert gone(worker.pid)
-    assert hear(base.control)[0] == {"op": "exited", "pid": zygote.pid, "code": 0}
+    assert hear(base.control)[0] == {"op": "exited", "id": 5, "pid": zygote.pid, "code": 0}
 
 
 def test_each_process_leads_a_group(base: Base) -> None:
@@ -569,7 +589,7 @@ def test_descriptors_do_not_pile_up(base: Base) -> None:
 
 def test_messages_are_short_and_whole() -> None:
     """What is not ASCII is not escaped, what is not Unicode is."""
-    from runtime.worker.zygote import encode
+    from runtime.worker.parent import encode
 
     message = {"message": "\U0001f600" * 10 + "\udc80"}
 

@@ -1,0 +1,191 @@
+"""The express way of a call: a whole request in hand, a whole answer a moment later, and nothing of ASGI in between.
+
+The engines' protocols (`uvicorn.py`, `hypercorn.py`) try it for every request, and go the ordinary way (`app.py`)
+where it says None: for whatever is no plain call, or may have to wait before it is one. Asks `host.py`, as the
+ordinary way does (`dialects/spaces/invoke.py`); what a client sees is the same on both.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from starlette.types import Receive, Scope, Send
+
+from ..calls import Call, Headers, Result
+from ..clock import date_header
+from ..dialects import spaces
+from ..dialects.spaces.invoke import finish
+from ..errors import CallerError, HostError
+from ..exchange import Exchange
+from ..host import Host
+from ..request import Address, bearer, check_address, read_headers
+
+METHODS = frozenset({"DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT"})  # an answer to HEAD is a case of its own
+BEGUN = "spaces.begun"  # in the state of a scope: a call that has begun on the express way
+KNOWN_ADDRESSES = 1024
+KNOWN_HEADS = 256  # of answers
+NO_BODY = (204, 304)
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+CLOSE = b"connection: close\r\n"
+OURS = b"date: %s\r\nx-invoked: true\r\nx-call-id: %s\r\nx-duration-seconds: %.6f\r\n\r\n"
+
+
+log = logging.getLogger("spaces.call")
+
+
+class Express:
+    """Begins calls and words their answers, for a protocol that does the reading and writing."""
+
+    def __init__(self, host: Host, *, log_calls: bool = False) -> None:
+        self.open = True  # or else every request goes the ordinary way
+        self._host = host
+        self._log_calls = log_calls
+        self._functions = spaces.Functions(host)
+        self._addresses: dict[bytes, Address | None] = {}
+        self._heads: dict[tuple[int, bytes], tuple[bytes, int] | None] = {}
+
+    def begin(
+        self, method: str, target: bytes, headers: Headers, body: bytes, scheme: str, client: tuple[str, int] | None
+    ) -> Exchange | None:
+        """Run the call that this request asks for; None where it is to go the ordinary way. Raises HostError.
+
+        Whoever begins a call must leave the exchange, as after any `Host.invoke`.
+        """
+        path, _, query = target.partition(b"?")
+        address = self._address(path)
+        if address is None or method not in METHODS or not self.open:
+            return None
+        space, name, rest = address
+        host = self._host
+        number = host.ids.next()
+        try:
+            scope = {"headers": headers, "http_version": "1.1", "client": client, "scheme": scheme}
+            blob, length, label, authorization = read_headers(scope, number)
+            function = host.lookup(space, name)
+            check_address(function, method, rest)
+        except CallerError:  # to be worded as such
+            return None
+        if length != len(body) or length > function.settings.max_body or not self._admits(space, name, authorization):
+            return None
+        pieces = (body,) if body else ()
+        call = Call(number, label.decode(), space, name, method.encode(), rest, query, blob, pieces)
+        host.received[spaces.NAME] += 1
+        return host.invoke(call)
+
+    def _address(self, path: bytes) -> Address | None:
+        """Which function is called at this path, if it is such an address."""
+        try:
+            return self._addresses[path]
+        except KeyError:
+            pass
+        address = self._functions.invoked(path) if path.isascii() and b"#" not in path else None
+        if len(self._addresses) >= KNOWN_ADDRESSES:
+            self._addresses.clear()
+        self._addresses[path] = address
+        return address
+
+    def _admits(self, space: str, name: str, authorization: bytes | None) -> bool:
+        """Whether the call may pass, as far as can be told at once, and has no Authorization for the function."""
+        authority = self._host.authority
+        if authority.is_open(space):
+            return authorization is None
+        return authorization is not None and authority.admits_at_once(space, name, bearer(authorization))
+
+    def answer(self, exchange: Exchange, result: Result, *, close: bool = False) -> bytes | None:
+        """A whole answer as it is written; None for one that is to go the ordinary way: see `Begun`."""
+        key = result.status, result.headers
+        try:
+            known = self._heads[key]
+        except KeyError:
+            if len(self._heads) >= KNOWN_HEADS:
+                self._heads.clear()
+            known = self._heads[key] = plain_head(*key)
+        if known is None or known[1] != len(result.body) or not result.complete:
+            return None
+        call, seconds = exchange.call, exchange.seconds()
+        if self._log_calls:
+            log_call(call.method.decode(), _path(call), call.label, result.status, seconds)
+        ours = OURS % (date_header()[1], call.label.encode(), seconds)
+        return b"".join((known[0], CLOSE if close else b"", ours, result.body))
+
+    def failure(self, error: HostError, exchange: Exchange, *, close: bool = False) -> bytes:
+        """The answer to a call that has ended in this error."""
+        call = exchange.call
+        return self._refusal(error, call.method.decode(), _path(call), call.label, exchange.seconds(), close)
+
+    def abandoned(self, exchange: Exchange) -> None:
+        """The client has left before its answer."""
+        if self._log_calls:
+            call = exchange.call
+            log_call(call.method.decode(), _path(call), call.label, 0, exchange.seconds())
+
+    def refusal(self, error: HostError, method: str, target: bytes, *, close: bool = False) -> bytes:
+        """The answer to a call that could not even begin."""
+        path = unquote(target.partition(b"?")[0].decode("ascii"))
+        return self._refusal(error, method, path, str(self._host.ids.next()), 0.0, close)
+
+    def _refusal(self, error: HostError, method: str, path: str, label: str, seconds: float, close: bool) -> bytes:
+        status, headers, body = spaces.to_error(self._host.worded(error), self._host.debug)
+        if self._log_calls:
+            log_call(method, path, label, status, seconds)
+        fields = _fields([*headers, date_header(), (b"x-call-id", label.encode())])
+        return b"".join((_status_line(status), fields, CLOSE if close else b"", b"\r\n", body))
+
+
+class Begun:
+    """A call that has turned out to be more than a plain one: what is left to do for it on the ordinary way."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.accepted_at = exchange.accepted_at
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer it, as an ASGI application; the exchange is left at the end."""
+        exchange, call = self._exchange, self._exchange.call
+        label = call.label.encode()
+        scope.update(call_id=label, body_read=True)
+        with exchange:
+            await finish(exchange, call.method.decode(), label, scope, receive, send)
+
+
+def plain_head(status: int, headers: bytes) -> tuple[bytes, int] | None:
+    """The first bytes of an answer, and its announced length; None for one that is not as plain as that."""
+    parts = headers.split(b"\0")
+    names, values = parts[::2], parts[1::2]
+    if not 200 <= status < 600 or status in NO_BODY or names.count(b"content-length") != 1:
+        return None
+    if b"connection" in names or b"transfer-encoding" in names or any(map(CONTROL.search, values)):
+        return None
+    length = values[names.index(b"content-length")]
+    pairs = zip(names, values, strict=True)
+    return (_status_line(status) + _fields(pairs), int(length)) if length.isdigit() else None
+
+
+def _status_line(status: int) -> bytes:
+    """RFC 9112 section 4; the phrase may be empty."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode())
+
+
+def _fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """RFC 9112 section 5."""
+    return b"".join([b"%s: %s\r\n" % pair for pair in headers])
+
+
+def _path(call: Call) -> str:
+    return f"/spaces/{call.space}/functions/{call.name}/invoke{unquote(call.path.decode('ascii'))}"
+
+
+def log_call(method: str, path: str, label: str, status: int, seconds: float) -> None:
+    """A line in the log of calls. Status 0: its client left."""
+    log.info(
+        "%s %s %s %.1f ms", method, path, status or "(client left)", seconds * 1000,
+        extra={"method": method, "path": path, "call_id": label, "status": status, "seconds": round(seconds, 6)},
+    )  # fmt: skip

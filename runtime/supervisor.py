@@ -1,0 +1,288 @@
+"""Several host processes on one address: starts them, replaces those that end, and ends them all.
+
+Started by `cli.py` for `processes` > 1. Each member (`member.py`) listens on a socket of its own that stays open here
+too, so that connections wait while it is replaced. The base zygotes (`bases.py`) are ours: functions' processes
+outlive a member.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from .authority import Authority, is_guarded
+from .bases import Bases
+from .config import Config
+from .link import PRELOAD_SIZE, Relay
+from .member import Seat, command, pickled
+from .server import listen, require, url_of
+from .share import Share
+from .whereabouts import told
+
+STEADY = 10.0  # seconds after which a member is taken to run well: the next one is started at once when it ends
+WAITS = 0.1, 5.0  # seconds before another member is started after one that did not: at first, and at most
+GRACE = 10.0  # seconds beyond `drain_timeout` in which members must have ended by themselves
+
+log = logging.getLogger("spaces.server")
+
+
+class Member:
+    """One host process."""
+
+    def __init__(self, number: int, index: int, process: subprocess.Popen[bytes]) -> None:
+        self.number, self.index, self.process = number, index, process
+        self.started_at = time.monotonic()
+        self.ready = anyio.Event()
+        self.leaving = anyio.Event()  # it wants to be replaced, or has ended
+        self.ended = anyio.Event()
+
+    def reason(self) -> str:
+        """How it ended."""
+        status = self.process.returncode
+        if status is not None and status < 0:
+            return f"was ended by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
+
+
+async def supervise(config: Config, *, exposed: bool, log_lock: int, announce: Callable[[int, str], None]) -> int:
+    """Serve with as many processes as are set, until told to end; the exit status.
+
+    `announce` is called once calls can be taken, with the number of functions and the address. `log_lock`: see
+    `logs.logging_to`.
+    """
+    require(config.server)
+    with ExitStack() as scopes:
+        socks = listen(config.server, exposed=exposed or is_guarded(config), count=config.server.processes)
+        for sock in socks:
+            scopes.enter_context(sock)
+        url = url_of(socks[0], config.server)
+        authority = Authority(lambda: config, open=lambda: True)
+        await anyio.to_thread.run_sync(authority.prepare)  # so that there is one key, before several look for it
+        scopes.enter_context(told(config.server.state, url))
+        supervisor = Supervisor(
+            config, socks, exposed=exposed, log_lock=log_lock, announce=lambda count: announce(count, url)
+        )
+        status = await supervisor.run()
+    log.info("ended")
+    return status
+
+
+class Supervisor:
+    """The members on these sockets.
+
+    Guarantee: while it runs there is a member for each socket, or one is being started; after it, none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        socks: Sequence[socket.socket],
+        *,
+        exposed: bool,
+        log_lock: int,
+        announce: Callable[[int], None],
+    ) -> None:
+        self._socks = socks
+        self._bases = Bases(others=lambda: [member.process.pid for member in self._members.values()])
+        self._exposed, self._log_lock, self._announce = exposed, log_lock, announce
+        self._drain_timeout = config.server.drain_timeout
+        self._config = pickled(config)  # as the member has it that was the last to take up changes
+        self._members: dict[int, Member] = {}
+        self._numbers = itertools.count(1)
+        self._relay = Relay(self._told)
+        self._unannounced = set(range(len(socks)))
+        self._ending = anyio.Event()
+        self._patience = anyio.CancelScope()  # with members that end
+        self._status = 0
+        self._tasks: anyio.abc.TaskGroup
+
+    async def run(self) -> int:
+        """Until told to end by a signal, or a member cannot start; the exit status."""
+        async with self._bases, anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._await_signals)
+            for index in range(len(self._socks)):
+                self._tasks.start_soon(self._keep, index)
+            await self._ending.wait()
+            for sock in self._socks:  # first: connections that nobody takes any more are to be refused
+                sock.close()
+            await self._end_members()
+            self._relay.close()
+            self._tasks.cancel_scope.cancel()
+        return self._status
+
+    # Members come and go.
+
+    async def _keep(self, index: int) -> None:
+        """Have a member in this place, as long as there is to be one."""
+        least, most = WAITS
+        wait = 0.0
+        while not self._ending.is_set():
+            try:
+                member = await self._start(index)
+            except OSError as error:  # no memory, no descriptors: there may be some in a while
+                if index in self._unannounced:
+                    raise
+                log.error("no host process can be started: %s", error)
+                await self._pause(most)
+                continue
+            await member.leaving.wait()
+            if self._ending.is_set() or not member.ended.is_set():
+                continue
+            if index in self._unannounced:
+                self._fail(member)
+                return
+            log.error("host process %d %s: another takes its place", member.process.pid, member.reason())
+            lived = time.monotonic() - member.started_at
+            wait = 0.0 if lived >= STEADY else min(most, max(least, 2 * wait))
+            await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._ending.wait()
+
+    def _fail(self, member: Member) -> None:
+        """The first one in its place cannot start; it has said why."""
+        status = member.process.returncode or 1
+        if not self._ending.is_set():
+            log.error("host process %d %s before it could serve", member.process.pid, member.reason())
+            self._status = status if status > 0 else 1
+        self._ending.set()
+
+    async def _start(self, index: int) -> Member:
+        """OSError where there cannot be one now."""
+        with ExitStack() as failing:
+            line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            failing.callback(line.close)
+            with theirs:
+                doors, their_doors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                failing.callback(doors.close)
+                with their_doors:
+                    process = self._spawn(index, theirs.fileno(), their_doors.fileno())
+            failing.pop_all()
+        member = Member(next(self._numbers), index, process)
+        self._members[member.number] = member
+        self._tasks.start_soon(self._watch, member)
+        self._tasks.start_soon(self._attach, doors)
+        await self._relay.join(member.number, line)
+        return member
+
+    def _spawn(self, index: int, line: int, doors: int) -> subprocess.Popen[bytes]:
+        seat = Seat(
+            share=Share(index, len(self._socks)),
+            exposed=self._exposed,
+            sock=self._socks[index].fileno(),
+            line=line,
+            doors=doors,
+            log_lock=self._log_lock,
+        )
+        with open(os.memfd_create("config"), "w+b") as config:
+            config.write(self._config)
+            config.seek(0)
+            return subprocess.Popen(
+                command(seat),
+                stdin=config,
+                pass_fds=(seat.sock, seat.line, seat.doors, seat.log_lock),
+                start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
+            )
+
+    async def _watch(self, member: Member) -> None:
+        """Until its end, of which it then tells."""
+        handle = os.pidfd_open(member.process.pid)
+        try:
+            await anyio.wait_readable(handle)
+        finally:
+            os.close(handle)
+        member.process.wait()
+        del self._members[member.number]
+        member.ended.set()
+        member.leaving.set()
+
+    async def _attach(self, doors: socket.socket) -> None:
+        """Hand on the sockets by which a member wants to speak to base zygotes, until it ends."""
+        with doors:
+            doors.setblocking(False)
+            while True:
+                await anyio.wait_readable(doors)
+                data, handles, *_ = socket.recv_fds(doors, PRELOAD_SIZE, 1)
+                if not data:
+                    return
+                for handle in handles:
+                    with socket.socket(fileno=handle) as sock:
+                        self._hand_on(sock, msgspec.json.decode(data, type=tuple[str, ...]))
+
+    def _hand_on(self, sock: socket.socket, preload: tuple[str, ...]) -> None:
+        try:
+            self._bases.attach(sock, preload)
+        except OSError as error:  # the member sees its end of the socket close, and asks again at the next call
+            log.error("no base zygote can be reached: %s", error)
+
+    def _told(self, number: int, word: str, payload: bytes) -> None:
+        """What a member says."""
+        member = self._members.get(number)
+        if member is None:
+            return
+        if word == "config":
+            self._config = payload
+        elif word == "leaving":
+            member.leaving.set()
+            if self._ending.is_set():
+                self._relay.say(number, "end")
+        elif word == "ready":
+            self._is_ready(member, functions=int(payload))
+
+    def _is_ready(self, member: Member, functions: int) -> None:
+        member.ready.set()
+        for other in self._members.values():
+            if other.index == member.index and other is not member:
+                self._relay.say(other.number, "replaced")
+        if member.index in self._unannounced:
+            self._unannounced.discard(member.index)
+            if not self._unannounced and not self._ending.is_set():
+                self._announce(functions)
+
+    # The end.
+
+    async def _await_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if not self._ending.is_set():
+                    log.info("%s: finishing what runs", number.name)
+                    self._ending.set()
+                    continue
+                log.warning("%s again: ending now", number.name)
+                for member in self._members.values():
+                    self._relay.say(member.number, "now")
+                self._patience.deadline = min(self._patience.deadline, anyio.current_time() + GRACE)
+                return
+
+    async def _end_members(self) -> None:
+        """Have all finish what they run; kill those that do not end."""
+        for member in list(self._members.values()):
+            self._relay.say(member.number, "end")
+            if not member.ready.is_set():
+                member.process.terminate()
+        limit = anyio.current_time() + self._drain_timeout + GRACE
+        self._patience.deadline = min(self._patience.deadline, limit)
+        with self._patience:
+            await self._until_all_ended()
+        for member in self._members.values():
+            log.error("host process %d does not end: it is killed", member.process.pid)
+            with suppress(ProcessLookupError):
+                member.process.kill()
+        await self._until_all_ended()
+
+    async def _until_all_ended(self) -> None:
+        for member in list(self._members.values()):
+            await member.ended.wait()

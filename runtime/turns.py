@@ -1,0 +1,88 @@
+"""How several hosts share the workers of one function: what a pool asks for, and gives up. Used by `pool.py`.
+
+The zygote that they fork from counts (`worker/places.py`). It refuses a worker when there are enough, offers a
+place once there is one, and asks who has the most to give one up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import Any, Protocol
+
+from .generation import Generation, Worker
+
+SLICE = 0.05  # seconds that a worker goes on with our calls when another host waits for its place
+IMPORTS = 10  # where a new worker is an import of its own, it is as many times as long as that takes
+
+
+class Asking(Protocol):
+    """What is asked of a pool."""
+
+    @property
+    def waiting(self) -> Collection[object]:
+        """The calls that no worker has."""
+
+    @property
+    def current(self) -> Generation | None:
+        """What its workers are forked from."""
+
+
+class Turns:
+    """Whether a pool may ask for workers, and which it owes to others.
+
+    Guarantee: an offer is answered, by asking for a worker or by passing it on.
+    """
+
+    def __init__(self, pool: Asking, add_worker: Callable[[], bool], serve_waiting: Callable[[], None]) -> None:
+        self.owing = False
+        self._refused = False
+        self._pool, self._add_worker, self._serve_waiting = pool, add_worker, serve_waiting
+        self._owed_from = math.inf  # when a worker is to be given up although calls wait for it
+
+    @property
+    def crowded(self) -> bool:
+        """Whether others have the workers that there may be, so that none is to be asked for: an offer will come."""
+        return self._refused and self._pool.current is not None and self._pool.current.alive
+
+    def was_refused(self, worker: Worker) -> None:
+        """A worker that we asked for will not be."""
+        self._refused |= worker.wanted
+
+    def restart(self, generation: Generation) -> None:
+        """Workers are forked from this one now."""
+        self._refused = self.owing = False
+        generation.zygote.on_news = lambda message: self._heard(generation, message)
+
+    def is_over(self, worker: Worker) -> bool:
+        """Whether a worker that has answered a call is to be given up now; then nothing more is owed."""
+        if (worker.busy or self._pool.waiting) and monotonic() < self._owed_from:
+            return False
+        self.owing = False
+        return True
+
+    def _heard(self, generation: Generation, message: dict[str, Any]) -> None:
+        op, current = message["op"], generation is self._pool.current
+        if op == "wanted" and current:
+            self._give_up(generation, busy=bool(message["busy"]))
+        elif op == "room":
+            self._refused = self._refused and not current
+            if current and self._pool.waiting and self._add_worker():
+                self._serve_waiting()
+            else:
+                generation.zygote.pass_on(fresh=generation.fresh)
+        elif op == "lost" and current:
+            self._refused = self.owing = False
+            self._serve_waiting()
+
+    def _give_up(self, generation: Generation, *, busy: bool) -> None:
+        """End an idle worker, or the next one that is; one in use, once it has been for long enough."""
+        idle = [worker for worker in generation.workers if not worker.busy and not worker.leaving]
+        if idle and not self._pool.waiting:
+            min(idle, key=lambda worker: worker.idle_since).retire()
+            return
+        least = IMPORTS * generation.loaded.import_seconds if generation.fresh else 0.0
+        due = monotonic() + max(SLICE, least) if busy else math.inf
+        self._owed_from = min(due, self._owed_from) if self.owing else due
+        self.owing = True

@@ -1,0 +1,81 @@
+"""How many workers of one function there may be, where several hosts fork them from one process.
+
+Used by `zygote.py`, and by `base_zygote.py` for workers with an import of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from operator import itemgetter
+
+from .parent import Message, Seat
+
+
+class Places:
+    """Who has how many workers, and who is to have the next.
+
+    Guarantee: where several hosts have workers of the function, there are at most as many as each fork may make
+    it; a host that was refused a worker that a call waits for is offered a place in its turn. One host alone is
+    refused nothing: it keeps to the limit by itself.
+    """
+
+    def __init__(self, known_as: str | None = None) -> None:
+        self.workers: Counter[Seat] = Counter()
+        self._named: Message = {} if known_as is None else {"key": known_as}
+        self._offered: set[Seat] = set()  # each has a place kept for it until it takes it
+        self._wishes: deque[Seat] = deque()
+        self._most = 0
+
+    def take(self, seat: Seat, most: int, *, wanted: bool) -> bool:
+        """Whether this host may have one more worker now, which then counts; else it is offered one, if `wanted`."""
+        self._most = most
+        kept = self._offered - {seat}
+        others = sum(count for each, count in self.workers.items() if each.host != seat.host) + len(kept)
+        if not others or self.workers.total() + len(kept) < most:
+            self._offered.discard(seat)
+            self.workers[seat] += 1
+            self._offer()
+            return True
+        if wanted and seat not in self._wishes:
+            self._wishes.append(seat)
+        if wanted:
+            self._ask_for(seat)
+        return False
+
+    def ended(self, seat: Seat) -> None:
+        """A worker is no more, or never came to be."""
+        self.workers[seat] -= 1
+        self.workers += Counter()  # forget who has none
+        self._offer()
+
+    def passed(self, seat: Seat) -> None:
+        """A host has no use for the place that it was offered."""
+        self._offered.discard(seat)
+        self._offer()
+
+    def left(self, seat: Seat) -> None:
+        """A host is gone; its workers are still to end."""
+        if seat in self._wishes:
+            self._wishes.remove(seat)
+        self.passed(seat)
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody has workers, nor is to have one."""
+        return not self.workers and not self._offered
+
+    def _offer(self) -> None:
+        while self._wishes and self.workers.total() + len(self._offered) < self._most:
+            seat = self._wishes.popleft()
+            self._offered.add(seat)
+            seat.send({"op": "room", **self._named})
+        if self._wishes:
+            self._ask_for(self._wishes[0])
+
+    def _ask_for(self, seat: Seat) -> None:
+        """Tell who has the most that another waits; and whether it is to give up one that is in use, in fairness."""
+        shares = self.workers + Counter(self._offered)
+        others = [(count, each) for each, count in shares.items() if each is not seat]
+        if others:
+            most, richest = max(others, key=itemgetter(0))
+            richest.hint({"op": "wanted", "busy": not shares[seat] or most > shares[seat] + 1, **self._named})

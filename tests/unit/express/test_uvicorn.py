@@ -1,0 +1,198 @@
+"""Uvicorn's protocol with the express way, on a connection that is not one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from runtime.calls import Call, Result
+from runtime.errors import FunctionError, HostError, Overloaded
+from runtime.exchange import Exchange
+from runtime.express.uvicorn import protocol
+
+REQUEST = b"POST /a HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\nhi"
+PLAIN = Result(200, b"content-length\x003", b"one", True, False, 0.0)
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class FakeExpress:
+    """Says of each call what it is; a call whose answer is a stream goes on elsewhere."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Exchange] = []
+        self.left: list[Exchange] = []
+        self.refuses: HostError | None = None
+        self.takes = True
+
+    def begin(self, *_: object) -> Exchange | None:
+        if self.refuses:
+            raise self.refuses
+        if not self.takes:
+            return None
+        exchange = Exchange(Call(1, "1", "a", "b"), 60, asyncio.get_running_loop(), self.left.append)
+        self.exchanges.append(exchange)
+        return exchange
+
+    def answer(self, exchange: Exchange, result: Result, *, close: bool) -> bytes | None:
+        return result.body + b"," + b"close," * close if result.complete else None
+
+    def failure(self, error: HostError, exchange: Exchange, *, close: bool) -> bytes:
+        return error.code.encode() + b","
+
+    def refusal(self, error: HostError, method: str, target: bytes) -> bytes:
+        return error.code.encode() + b","
+
+    def abandoned(self, exchange: Exchange) -> None:
+        pass
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """The ordinary way."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+    await send({"type": "http.response.body", "body": b"ordinary"})
+
+
+class Client:
+    """A protocol, what it is connected to, and what it asks."""
+
+    def __init__(self) -> None:
+        self.express, self.transport, self.state = FakeExpress(), FakeTransport(), ServerState()
+        config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None)
+        config.load()
+        self.protocol: Any = protocol(self.express)(config, self.state, {})  # type: ignore[arg-type]
+        self.protocol.connection_made(self.transport)
+
+    async def written(self, data: bytes) -> None:
+        """Wait until this has been written."""
+        async with asyncio.timeout(20):
+            while data not in self.transport.written:
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def client() -> Client:
+    return Client()
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_without_a_task(client: Client) -> None:
+    tasks = asyncio.all_tasks()
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[0].answered(PLAIN)
+
+    assert client.transport.written == b"one,"
+    assert asyncio.all_tasks() == tasks
+    assert client.state.total_requests == 1
+
+
+async def test_the_next_ones_wait_for_their_turn(client: Client) -> None:
+    """Those that came in meanwhile go the ordinary way; then the express way is open again."""
+    client.protocol.data_received(REQUEST + REQUEST)
+    await asyncio.sleep(0)
+    assert client.transport.written == b""
+
+    client.express.exchanges[0].answered(PLAIN)
+    await client.written(b"ordinary")
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[1].answered(PLAIN)
+
+    assert client.transport.written.startswith(b"one,HTTP/1.1 200 OK")
+    assert client.transport.written.endswith(b"ordinaryone,")
+
+
+async def test_a_request_that_is_not_whole_goes_the_ordinary_way(client: Client) -> None:
+    client.protocol.data_received(REQUEST[:-1])
+    await client.written(b"ordinary")
+
+    assert client.express.exchanges == []
+
+
+async def test_what_express_does_not_take_goes_the_ordinary_way(client: Client) -> None:
+    client.express.takes = False
+    client.protocol.data_received(REQUEST)
+
+    await client.written(b"ordinary")
+
+
+async def test_errors(client: Client) -> None:
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[0].failed(FunctionError("it fell"))
+    await client.written(b",")
+    client.express.refuses = Overloaded("too many")
+    client.protocol.data_received(REQUEST)
+
+    assert client.transport.written == f"{FunctionError.code},{Overloaded.code},".encode()
+
+
+async def test_a_client_that_leaves(client: Client) -> None:
+    client.protocol.data_received(REQUEST)
+    exchange = client.express.exchanges[0]
+    client.protocol.connection_lost(None)
+    exchange.answered(PLAIN)
+
+    assert client.express.left == [exchange]
+    assert client.transport.written == b""
+
+
+async def test_a_server_that_ends(client: Client) -> None:
+    """A connection with a call is closed after its answer, one without at once."""
+    client.protocol.data_received(REQUEST)
+    client.protocol.shutdown()
+    assert not client.transport.closing
+
+    client.express.exchanges[0].answered(PLAIN)
+
+    assert client.transport.written == b"one,close,"
+    assert client.transport.closing
+
+
+async def test_an_idle_connection_is_closed(client: Client) -> None:
+    """Only when it has been idle for as long as that."""
+    client.protocol.timeout_keep_alive = 0.01
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[0].answered(PLAIN)
+    client.protocol.timeout_keep_alive_handler()
+    assert not client.transport.closing
+
+    async with asyncio.timeout(20):
+        while not client.transport.closing:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_connection_with_a_call_is_not_idle(client: Client) -> None:
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[0].answered(PLAIN)
+    client.protocol.data_received(REQUEST)
+    client.protocol.timeout_keep_alive = 0
+    client.protocol.timeout_keep_alive_handler()
+
+    assert not client.transport.closing

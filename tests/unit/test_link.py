@@ -1,0 +1,232 @@
+"""What members of one host tell and ask each other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+import pytest
+
+from runtime import link as module
+from runtime.link import Link, Relay, Reply
+from runtime.share import Share
+
+pytestmark = pytest.mark.anyio
+
+FOREVER = 20.0
+
+
+class Family:
+    """A relay with links to it, as a supervisor and its members have them."""
+
+    def __init__(self) -> None:
+        self.words: list[tuple[int, str, bytes]] = []
+        self.relay = Relay(lambda *word: self.words.append(word))
+        self.links: list[Link] = []
+        self.doors: list[socket.socket] = []
+
+
+@asynccontextmanager
+async def family(count: int) -> AsyncIterator[Family]:
+    """So many members, whose numbers are 0 and so on."""
+    async with AsyncExitStack() as scopes:
+        made = Family()
+        for number in range(count):
+            ours, theirs = socket.socketpair()
+            door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            scopes.enter_context(door)
+            made.doors.append(door)
+            await made.relay.join(number, ours)
+            made.links.append(await scopes.enter_async_context(Link(Share(number, count), theirs, their_door)))
+        yield made
+        made.relay.close()
+
+
+async def until(condition: object) -> None:
+    """Let the others run until it holds."""
+    assert callable(condition)
+    with anyio.fail_after(FOREVER):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+async def test_news_reach_every_sibling_in_order() -> None:
+    """And not who published them, nor who follows something else."""
+    heard: list[list[bytes]] = [[], [], []]
+    async with family(3) as all_of_them:
+        for link, list_ in zip(all_of_them.links, heard, strict=True):
+            link.subscribe("news", list_.append)
+            link.subscribe("other", lambda _: pytest.fail("not published"))
+        for number in range(100):
+            all_of_them.links[1].publish("news", b"%d" % number)
+        await until(lambda: len(heard[0]) == len(heard[2]) == 100)
+
+    assert heard == [[b"%d" % number for number in range(100)], [], heard[0]]
+
+
+async def test_a_question_is_answered_by_every_sibling() -> None:
+    """With what they are asked; large answers, too, and none where nobody knows the topic."""
+    async with family(3) as all_of_them:
+        one, two, three = all_of_them.links
+        two.answer("size", lambda: b"2" * 3_000_000)
+        three.answer_later("size", lambda payload, reply: reply(payload * 2))
+
+        answers = await one.gather("size", FOREVER, b"x")
+        nothing = await one.gather("nobody knows", FOREVER)
+
+    assert sorted(answers) == [b"2" * 3_000_000, b"xx"]
+    assert nothing == []
+
+
+async def test_who_is_alone_need_not_wait() -> None:
+    """There is nobody to answer."""
+    async with family(1) as all_of_them:
+        with anyio.fail_after(FOREVER):
+            answers = await all_of_them.links[0].gather("anything", 1e6)
+
+    assert answers == []
+
+
+async def test_who_does_not_answer_in_time_is_left_out() -> None:
+    """The others' answers are there; what comes later is nobody's."""
+    late: list[Reply] = []
+    async with family(3) as all_of_them:
+        one, two, three = all_of_them.links
+        two.answer("question", lambda: b"two")
+        three.answer_later("question", lambda _, reply: late.append(reply))
+        answers = await one.gather("question", 0.5)
+        late[0](b"too late")
+        three.answer("question", lambda: b"three")
+        again = await one.gather("question", FOREVER)
+
+    assert answers == [b"two"]
+    assert sorted(again) == [b"three", b"two"]
+
+
+async def test_who_ends_is_not_waited_for() -> None:
+    """Before the question or in the middle of it."""
+    asked = anyio.Event()
+    answers: list[list[bytes]] = []
+    async with family(3) as all_of_them, anyio.create_task_group() as tasks:
+        one, two, three = all_of_them.links
+        two.answer("question", lambda: b"two")
+        three.answer_later("question", lambda *_: asked.set())
+
+        async def ask() -> None:
+            answers.append(await one.gather("question", 1e6))
+
+        tasks.start_soon(ask)
+        await asked.wait()
+        await three.__aexit__()
+        await until(lambda: answers)
+        await ask()
+
+    assert answers == [[b"two"], [b"two"]]
+
+
+async def test_a_stuck_sibling_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it cannot take is dropped, and the others hear everything."""
+    monkeypatch.setattr(module, "BUFFERED", 100_000)
+    heard: list[bytes] = []
+    async with family(2) as all_of_them:
+        stuck, _unread = socket.socketpair()
+        with _unread:
+            await all_of_them.relay.join(9, stuck)
+            all_of_them.links[1].subscribe("news", heard.append)
+            for number in range(200):
+                all_of_them.links[0].publish("news", b"%d" % number * 10_000)
+                await until(lambda number=number: len(heard) == number + 1)
+            buffered = all_of_them.relay._lines[9]._transport.get_write_buffer_size()  # type: ignore[union-attr]
+
+    assert len(heard) == 200
+    assert buffered < 200_000
+
+
+async def test_many_open_questions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sibling that never answers costs no memory without end."""
+    monkeypatch.setattr(module, "OPEN_QUESTIONS", 3)
+    async with family(2) as all_of_them:
+        one, two = all_of_them.links
+        two.answer_later("never", lambda *_: None)
+        for _ in range(10):
+            await one.gather("never", 0.01)
+        two.answer("soon", lambda: b"now")
+        answers = await one.gather("soon", FOREVER)
+        held = len(all_of_them.relay._open)
+
+    assert answers == [b"now"]
+    assert held <= 3
+
+
+async def test_words_are_between_a_member_and_the_supervisor() -> None:
+    """Both ways; no sibling hears them."""
+    told: list[str] = []
+    async with family(2) as all_of_them:
+        all_of_them.links[0].on_word = told.append
+        all_of_them.links[1].on_word = lambda word: pytest.fail(word)
+        all_of_them.links[0].say("ready", b"3")
+        all_of_them.relay.say(0, "end")
+        all_of_them.relay.say(7, "nobody has this number")
+        await until(lambda: told and all_of_them.words)
+        all_of_them.links[1].on_word = told.append
+
+    assert all_of_them.words == [(0, "ready", b"3")]
+    assert told == ["end"]
+
+
+async def test_a_member_hears_of_the_supervisors_end() -> None:
+    """And who asks then is not kept waiting."""
+    told: list[str] = []
+    async with family(2) as all_of_them:
+        all_of_them.links[1].answer_later("never", lambda *_: None)
+        all_of_them.links[0].on_word = told.append
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(all_of_them.links[0].gather, "never", 1e6)
+            await anyio.lowlevel.checkpoint()
+            all_of_them.relay.close()
+        await until(lambda: told)
+        answers = await all_of_them.links[0].gather("never", 1e6)
+
+    assert told == ["lost"]
+    assert answers == []
+
+
+async def test_what_a_subscriber_raises_ends_nothing() -> None:
+    """The event loop tells of it, and the next news are heard."""
+    heard: list[bytes] = []
+    mishaps: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: mishaps.append(context["exception"]))
+
+    def hear(payload: bytes) -> None:
+        heard.append(payload)
+        if payload == b"bad":
+            raise ValueError("a mistake of ours")
+
+    async with family(2) as all_of_them:
+        all_of_them.links[1].subscribe("news", hear)
+        for payload in (b"bad", b"good"):
+            all_of_them.links[0].publish("news", payload)
+        await until(lambda: len(heard) == 2)
+    loop.set_exception_handler(handler)
+
+    assert [str(mishap) for mishap in mishaps] == ["a mistake of ours"]
+
+
+async def test_a_socket_is_handed_over_with_its_list() -> None:
+    """The base zygote's end; ours stays open until we close it."""
+    async with family(1) as all_of_them:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            all_of_them.links[0].attach_base(theirs, ("numpy", "pandas"))
+            data, handles, *_ = socket.recv_fds(all_of_them.doors[0], 1000, 1)
+            assert theirs.fileno() >= 0
+        os.close(handles[0])
+
+    assert data == b'["numpy","pandas"]'
+    assert len(handles) == 1

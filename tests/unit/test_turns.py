@@ -1,0 +1,240 @@
+"""What a pool does about the workers of other hosts, on stage: asks, waits for its turn, and gives up what it owes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from runtime.calls import Result
+from runtime.errors import NoFreeWorker, Overloaded
+from runtime.turns import SLICE
+from tests.unit.simulated import JumpingLoop, SimulatedZygote, Stage, jump_clocks
+
+pytestmark = pytest.mark.anyio
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": JumpingLoop}
+
+
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeStage]:
+    """Stages that are cleared after the test."""
+    jump_clocks(monkeypatch)
+    stages: list[Stage] = []
+
+    def new(kind: str = "sync", **settings: Any) -> Stage:
+        stages.append(Stage(kind, **settings))
+        stages[-1].swap()
+        return stages[-1]
+
+    yield new
+    for stage in stages:
+        await stage.close()
+
+
+def zygote(stage: Stage) -> SimulatedZygote:
+    return stage.zygotes[-1]
+
+
+def tell(stage: Stage, op: str, **more: Any) -> None:
+    """News of the zygote that serves."""
+    zygote(stage).on_news({"op": op, **more})
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_calls_of_a_refused_worker_wait_for_an_offer(make: MakeStage, kind: str) -> None:
+    """None is lost, none fails for it, and no other worker is asked for until then."""
+    stage = make(kind, max_workers=1)
+    zygote(stage).full = True
+    clients = [stage.call(body=(b"x" * size,)) for size in (1, 100_000)]
+    await stage.sleep(0.5)
+    assert stage.workers == []
+    assert len(stage.pool.waiting) == 2
+
+    zygote(stage).full = False
+    tell(stage, "room")
+    await stage.settle()
+    worker = stage.worker().ready()
+    for _ in clients:
+        await stage.sleep(0.1)
+        worker.answer(worker.take_one())
+    results = [await client for client in clients]
+
+    assert all(isinstance(result, Result) for result in results)
+    assert zygote(stage).passed == 0
+    assert not stage.pool.stats.deaths
+
+
+async def test_an_offer_that_nobody_needs_is_passed_on(make: MakeStage) -> None:
+    """The calls were served meanwhile, or are no more; also one that comes from a zygote of old files."""
+    stage = make(timeout=1.0)
+    zygote(stage).full = True
+    assert isinstance(await stage.call(), NoFreeWorker)
+
+    tell(stage, "room")
+    assert zygote(stage).passed == 1
+    old = zygote(stage)
+    stage.swap()
+    client = stage.call()
+    await stage.settle()
+    old.on_news({"op": "room"})
+
+    assert old.passed == 2
+    stage.worker().ready().answer(stage.worker().take())
+    assert isinstance(await client, Result)
+
+
+async def test_a_worker_of_ours_that_becomes_free_takes_what_waits_for_an_offer(make: MakeStage) -> None:
+    """The place is then passed on."""
+    stage = make(max_workers=2)
+    first = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    zygote(stage).full = True
+    second = stage.call()
+    await stage.sleep(0.5)
+
+    worker.answer()
+    await stage.settle()
+    worker.answer(worker.take_one())
+    await stage.settle()
+    tell(stage, "room")
+
+    assert [type(await client) for client in (first, second)] == [Result, Result]
+    assert zygote(stage).passed == 1
+
+
+async def test_what_waits_for_an_offer_does_not_count_as_startable(make: MakeStage) -> None:
+    """`max_waiting` calls wait, and no more; those that were given to the refused worker among them."""
+    stage = make(max_workers=4, max_waiting=0)
+    zygote(stage).full = True
+    stage.call()
+    await stage.settle()
+
+    with pytest.raises(Overloaded):
+        stage.lease()
+    stage.pool.retire()
+    stage.lease()  # for which it is loaded again
+    assert stage.needed == 1
+
+
+async def test_an_idle_worker_is_given_up_at_once(make: MakeStage) -> None:
+    """Where no call of ours waits; and one only."""
+    stage = make(min_workers=2, idle_timeout=100.0)
+    await stage.settle()
+    for worker in stage.workers:
+        worker.ready()
+    await stage.settle()
+
+    tell(stage, "wanted", busy=False)
+    await stage.settle()
+
+    assert sorted(worker.alive for worker in stage.workers) == [False, True]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_worker_in_use_is_given_up_when_it_has_no_more_to_do(make: MakeStage, busy: bool) -> None:
+    """After the call that it runs."""
+    stage = make(max_workers=1)
+    client = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    tell(stage, "wanted", busy=busy)
+    await stage.sleep(2 * SLICE)
+    assert worker.alive
+
+    worker.answer()
+    await stage.settle()
+
+    assert isinstance(await client, Result)
+    assert not worker.alive
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_worker_that_others_wait_for_is_ours_for_a_moment_more(make: MakeStage, busy: bool) -> None:
+    """Then it is given up although our calls wait, if we have more than is fair; they are begun by the next."""
+    stage = make(max_workers=1)
+    clients = [stage.call() for _ in range(3)]
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    tell(stage, "wanted", busy=busy)
+    worker.answer()
+    await stage.settle()
+    worker.take_one()
+    assert worker.alive
+    zygote(stage).full = True
+    await stage.sleep(SLICE)
+    worker.answer()
+    await stage.settle()
+
+    assert worker.alive is not busy
+    if busy:
+        zygote(stage).full = False
+        await stage.settle()
+        tell(stage, "room")
+        await stage.settle()
+        worker = stage.worker(1).ready()
+    worker.answer(worker.take_one())
+    await stage.settle()
+    assert [type(await client) for client in clients] == [Result] * 3
+
+
+async def test_one_worker_is_owed_once(make: MakeStage) -> None:
+    """However often it was asked for before it was given."""
+    stage = make(max_workers=2)
+    clients = [stage.call() for _ in range(2)]
+    await stage.sleep(0.5)
+    for worker in stage.workers:
+        worker.ready().take_one()
+    for _ in range(3):
+        tell(stage, "wanted", busy=True)
+    await stage.sleep(2 * SLICE)
+    for worker in stage.workers:
+        worker.answer()
+    await stage.settle()
+
+    assert [type(await client) for client in clients] == [Result] * 2
+    assert [worker.alive for worker in stage.workers] == [False, True]
+
+
+async def test_a_minimum_that_others_have_is_not_insisted_on(make: MakeStage) -> None:
+    """It is asked for again now and then, and takes no call with it."""
+    stage = make(min_workers=1, max_workers=1)
+    await stage.settle()
+    worker = stage.worker().ready()
+    await stage.settle()
+    zygote(stage).full = True
+    tell(stage, "wanted", busy=True)
+    await stage.sleep(10.0)
+    assert not worker.alive
+
+    zygote(stage).full = False
+    await stage.sleep(2.0)
+
+    assert stage.worker(1).ready().alive
+
+
+async def test_a_zygote_that_ends_while_calls_wait_for_an_offer(make: MakeStage) -> None:
+    """They need another one."""
+    stage = make()
+    zygote(stage).full = True
+    client = stage.call()
+    await stage.settle()
+    assert stage.needed == 0
+    zygote(stage).die()
+    tell(stage, "lost")
+    assert stage.needed == 1
+
+    stage.swap()
+    stage.worker().ready().answer(stage.worker().take())
+
+    assert isinstance(await client, Result)
