@@ -1,9 +1,8 @@
-"""Where the microseconds of a call go: host and worker sampled by py-spy under load, for each of our engines.
+"""Where the microseconds of a call go: the host sampled by py-spy under load, for each of our engines.
 
 A sample counts for the innermost function that `PARTS` knows; its share of the samples, times the CPU time that the
-process uses for a call where both are on one core, is what that part costs. While it is sampled a process has a core to
-itself: else it would be seen waiting for its turn. What the core did besides (switches between the two, mostly) is the
-rest.
+host uses for a call where it shares a core with its worker, is what that part costs. While it is sampled it has a core
+to itself: else it would be seen waiting for its turn. What the core did besides is mostly to switch between the two.
 """
 
 from __future__ import annotations
@@ -29,24 +28,16 @@ NEEDS: list[str] = []
 RATE = 500  # samples a second
 FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^():]*)(:\d+)?\)")
 PARTS = {
-    "host": {
-        "loop, waiting": r"epoll_pwait|select",
-        "HTTP in": r"(Express|HttpTools|H11)Protocol\.|plain_request|Connection\._|TCPServer\.|StreamReader\w*\.|"
-        r"\w*uv_stream_on_read|uv__read",
-        "address and headers": r"Express\.(begin|_address)|read_headers|check_\w+|Registry\.|Functions\.|CallIds\.",
-        "authorisation": r"Express\._admits|Authority\.",
-        "placing": r"Pools?\.(lease|_place|_serve_waiting)|Exchange\.__init__|Host\.invoke|Deadlines\.add",
-        "frame out": r"Worker\.start|Channel\.start|CallQueue\.push|call_frame",
-        "frame in": r"Channel\._|Reader\.feed|parse_result|Exchange\.(answered|_wake)",
-        "metrics and release": r"(Pool|Worker)\.(released|_count|_has_room)|FunctionStats\.|Pace\.|Deadlines\.remove",
-        "response": r"Express\.answer|Passage\.|StreamWriter\.|plain_head|date_header",
-    },
-    "worker": {
-        "the next call": r"SyncWorker\.serve_queue|parse_call|call_info|CallInfo\.",
-        "handler": r"Handler\.|handle",
-        "wording its answer": r"encode|dumps|to_json|result_frame|answer\.",
-        "frame back": r"SyncWorker\._(send|finish|serve)|finish",
-    },
+    "loop, waiting": r"epoll_pwait|select",
+    "HTTP in": r"(Express|HttpTools|H11)Protocol\.|plain_request|Connection\._|TCPServer\.|StreamReader\w*\.|"
+    r"\w*uv_stream_on_read|uv__read",
+    "address and headers": r"Express\.(begin|_address)|read_headers|check_\w+|Registry\.|Functions\.|CallIds\.",
+    "authorisation": r"Express\._admits|Authority\.",
+    "placing": r"Pools?\.(lease|_place|_serve_waiting)|Exchange\.__init__|Host\.invoke|Deadlines\.add",
+    "frame out": r"Worker\.start|Channel\.start|CallQueue\.push|call_frame",
+    "frame in": r"Channel\._|Reader\.feed|parse_result|Exchange\.(answered|_wake)",
+    "metrics and release": r"(Pool|Worker)\.(released|_count|_has_room)|FunctionStats\.|Pace\.|Deadlines\.remove",
+    "response": r"Express\.answer|Passage\.|StreamWriter\.|plain_head|date_header",
 }  # fmt: skip
 
 
@@ -83,11 +74,10 @@ def measure(server: Server, seconds: float) -> dict[str, float]:
     before = {pid: cpu_seconds(pid) for pid in (host, worker)}
     calm = load.run(server, seconds)
     spent = {pid: (cpu_seconds(pid) - before[pid]) / calm.requests * 1e6 for pid in before}
-    costs: dict[str, float] = {}
-    for process, pid in (("host", host), ("worker", worker)):
-        with alone(pid):
-            shares = sampled(server, pid, seconds, PARTS[process])
-        costs |= {f"{process}: {part}": share * spent[pid] for part, share in shares.items()}
+    with alone(host):
+        found = sampled(server, host, seconds)
+    costs = {f"host: {part}": share * spent[host] for part, share in found.items()}
+    costs["worker"] = spent[worker]
     costs["between them"] = max(0.0, 1e6 / calm.rate - sum(spent.values()))
     return costs
 
@@ -128,7 +118,7 @@ def spy() -> Path:
     return Path(sys.executable).with_name("py-spy")
 
 
-def sampled(server: Server, pid: int, seconds: float, parts: dict[str, str]) -> dict[str, float]:
+def sampled(server: Server, pid: int, seconds: float) -> dict[str, float]:
     """Shares of the samples of a process's main thread under load."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples"
@@ -156,13 +146,13 @@ def sampled(server: Server, pid: int, seconds: float, parts: dict[str, str]) -> 
         background.join()
         if done.returncode or not file.exists():
             raise Unavailable(f"py-spy: {done.stderr.strip()[-300:]}")
-        return shares(file.read_text().splitlines(), parts)
+        return shares(file.read_text().splitlines())
 
 
-def shares(samples: Iterable[str], parts: dict[str, str]) -> dict[str, float]:
+def shares(samples: Iterable[str]) -> dict[str, float]:
     """Which part of the samples each part has. A line is a stack, outermost first, and how often it was seen."""
-    patterns = {part: re.compile(pattern) for part, pattern in parts.items()}
-    found: Counter[str] = Counter(dict.fromkeys(parts, 0))
+    patterns = {part: re.compile(pattern) for part, pattern in PARTS.items()}
+    found: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     for line in samples:
         stack, _, count = line.rpartition(" ")
         frames = [match["function"] if (match := FRAME.fullmatch(frame)) else frame for frame in stack.split(";")]

@@ -126,6 +126,8 @@ class FunctionZygote(Parent):
         """In the spare: until it is wanted, or the zygote has ended."""
         ours.close()
         self._settle()
+        with suppress(OSError):  # an import may have left no room for sockets
+            loop.rehearse()  # what a first call writes to is then this process's own already
         data, fds, _, _ = recv_fds(theirs, 1, 8)
         if not data:
             _exit(0)

@@ -37,7 +37,7 @@ FILES = {
 }
 TOML = """
     [spaces.demo.functions.slow]
-    async_timeout = "100ms"
+    async_timeout = "300ms"
     [spaces.demo.functions.fx]
     secrets = { key = "hush" }
     memory = "512 MiB"
