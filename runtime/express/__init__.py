@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from http import HTTPStatus
+from time import monotonic
+from typing import Any
 from urllib.parse import unquote
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..calls import Call, Headers, Result
 from ..clock import date_header
@@ -22,7 +24,7 @@ from ..dialects.spaces.invoke import finish
 from ..errors import CallerError, HostError
 from ..exchange import Exchange
 from ..host import Host
-from ..request import Address, bearer, check_address, read_headers
+from ..request import CALL_ID, Address, bearer, check_address, read_headers
 
 METHODS = frozenset({"DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT"})  # an answer to HEAD is a case of its own
 BEGUN = "spaces.begun"  # in the state of a scope: a call that has begun on the express way
@@ -30,9 +32,11 @@ KNOWN_ADDRESSES = 1024
 KNOWN_HEADS = 256  # of answers
 NO_BODY = (204, 304)
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-CLOSE = b"connection: close\r\n"
 OURS = b"date: %s\r\nx-invoked: true\r\nx-call-id: %s\r\nx-duration-seconds: %.6f\r\n\r\n"
 
+
+Found = tuple[Any, Address]  # an endpoint of the dialect, and the function
+Recording = Coroutine[Any, Any, bytes]
 
 log = logging.getLogger("spaces.call")
 
@@ -45,25 +49,29 @@ class Express:
         self._host = host
         self._log_calls = log_calls
         self._functions = spaces.Functions(host)
-        self._addresses: dict[bytes, Address | None] = {}
+        self._found: dict[bytes, Found | None] = {}
         self._heads: dict[tuple[int, bytes], tuple[bytes, int] | None] = {}
 
     def begin(
         self, method: str, target: bytes, headers: Headers, body: bytes, scheme: str, client: tuple[str, int] | None
-    ) -> Exchange | None:
-        """Run the call that this request asks for; None where it is to go the ordinary way. Raises HostError.
+    ) -> Exchange | Recording | None:
+        """Run the call that this request asks for, or have it recorded; None where it is to go the ordinary way.
 
-        Whoever begins a call must leave the exchange, as after any `Host.invoke`.
+        Whoever begins a call must leave the exchange, as after any `Host.invoke`, or await the recording, which gives
+        its whole answer. Raises HostError.
         """
         path, _, query = target.partition(b"?")
-        address = self._address(path)
-        if address is None or method not in METHODS or not self.open:
+        found = self._at(path)
+        if found is None or method not in METHODS or not self.open:
             return None
-        space, name, rest = address
+        endpoint, (space, name, rest) = found
+        scope: Scope = {"headers": headers, "http_version": "1.1", "client": client, "scheme": scheme}
+        if isinstance(endpoint, spaces.Submit):
+            scope.update(method=method, query_string=query, path=unquote(path.decode("ascii")))
+            return self._record(endpoint, found[1], scope, body)
         host = self._host
         number = host.ids.next()
         try:
-            scope = {"headers": headers, "http_version": "1.1", "client": client, "scheme": scheme}
             blob, length, label, authorization = read_headers(scope, number)
             function = host.lookup(space, name)
             check_address(function, method, rest)
@@ -76,17 +84,17 @@ class Express:
         host.received[spaces.NAME] += 1
         return host.invoke(call)
 
-    def _address(self, path: bytes) -> Address | None:
-        """Which function is called at this path, if it is such an address."""
+    def _at(self, path: bytes) -> Found | None:
+        """Who answers requests for this path, and of which function, if it is such an address."""
         try:
-            return self._addresses[path]
+            return self._found[path]
         except KeyError:
             pass
-        address = self._functions.invoked(path) if path.isascii() and b"#" not in path else None
-        if len(self._addresses) >= KNOWN_ADDRESSES:
-            self._addresses.clear()
-        self._addresses[path] = address
-        return address
+        found = self._functions.at(path) if path.isascii() and b"#" not in path else None
+        if len(self._found) >= KNOWN_ADDRESSES:
+            self._found.clear()
+        self._found[path] = found
+        return found
 
     def _admits(self, space: str, name: str, authorization: bytes | None) -> bool:
         """Whether the call may pass, as far as can be told at once, and has no Authorization for the function."""
@@ -95,7 +103,26 @@ class Express:
             return authorization is None
         return authorization is not None and authority.admits_at_once(space, name, bearer(authorization))
 
-    def answer(self, exchange: Exchange, result: Result, *, close: bool = False) -> bytes | None:
+    async def _record(self, submit: spaces.Submit, address: Address, scope: Scope, body: bytes) -> bytes:
+        """The answer to a call that is to be recorded."""
+        began = monotonic()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        try:
+            headers = await submit.record(address, scope, receive)
+        except Exception as error:
+            if not isinstance(error, HostError):
+                log.exception("%s %s failed in the host", scope["method"], scope["path"])
+                error = HostError()
+            label = (scope.get("call_id") or _label(scope["headers"], self._host)).decode()
+            return self._refusal(error, scope["method"], scope["path"], label, monotonic() - began)
+        if self._log_calls:
+            log_call(scope["method"], scope["path"], scope["call_id"].decode(), 202, monotonic() - began)
+        return b"".join((_status_line(202), _fields(headers), b"\r\n"))
+
+    def answer(self, exchange: Exchange, result: Result) -> bytes | None:
         """A whole answer as it is written; None for one that is to go the ordinary way: see `Begun`."""
         key = result.status, result.headers
         try:
@@ -110,12 +137,12 @@ class Express:
         if self._log_calls:
             log_call(call.method.decode(), _path(call), call.label, result.status, seconds)
         ours = OURS % (date_header()[1], call.label.encode(), seconds)
-        return b"".join((known[0], CLOSE if close else b"", ours, result.body))
+        return b"".join((known[0], ours, result.body))
 
-    def failure(self, error: HostError, exchange: Exchange, *, close: bool = False) -> bytes:
+    def failure(self, error: HostError, exchange: Exchange) -> bytes:
         """The answer to a call that has ended in this error."""
         call = exchange.call
-        return self._refusal(error, call.method.decode(), _path(call), call.label, exchange.seconds(), close)
+        return self._refusal(error, call.method.decode(), _path(call), call.label, exchange.seconds())
 
     def abandoned(self, exchange: Exchange) -> None:
         """The client has left before its answer."""
@@ -123,17 +150,17 @@ class Express:
             call = exchange.call
             log_call(call.method.decode(), _path(call), call.label, 0, exchange.seconds())
 
-    def refusal(self, error: HostError, method: str, target: bytes, *, close: bool = False) -> bytes:
+    def refusal(self, error: HostError, method: str, target: bytes, headers: Headers) -> bytes:
         """The answer to a call that could not even begin."""
         path = unquote(target.partition(b"?")[0].decode("ascii"))
-        return self._refusal(error, method, path, str(self._host.ids.next()), 0.0, close)
+        return self._refusal(error, method, path, _label(headers, self._host).decode(), 0.0)
 
-    def _refusal(self, error: HostError, method: str, path: str, label: str, seconds: float, close: bool) -> bytes:
+    def _refusal(self, error: HostError, method: str, path: str, label: str, seconds: float) -> bytes:
         status, headers, body = spaces.to_error(self._host.worded(error), self._host.debug)
         if self._log_calls:
             log_call(method, path, label, status, seconds)
         fields = _fields([*headers, date_header(), (b"x-call-id", label.encode())])
-        return b"".join((_status_line(status), fields, CLOSE if close else b"", b"\r\n", body))
+        return b"".join((_status_line(status), fields, b"\r\n", body))
 
 
 class Begun:
@@ -150,6 +177,11 @@ class Begun:
         scope.update(call_id=label, body_read=True)
         with exchange:
             await finish(exchange, call.method.decode(), label, scope, receive, send)
+
+
+def closing(answer: bytes) -> bytes:
+    """The same answer, as the last one on its connection."""
+    return answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
 
 
 def plain_head(status: int, headers: bytes) -> tuple[bytes, int] | None:
@@ -177,6 +209,12 @@ def _status_line(status: int) -> bytes:
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """RFC 9112 section 5."""
     return b"".join([b"%s: %s\r\n" % pair for pair in headers])
+
+
+def _label(headers: Headers, host: Host) -> bytes:
+    """The id of a request in its answer: the client's own where it is well-formed."""
+    theirs = next((value for name, value in headers if name == b"x-call-id"), b"")
+    return theirs if CALL_ID.fullmatch(theirs) else b"%d" % host.ids.next()
 
 
 def _path(call: Call) -> str:

@@ -20,7 +20,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from ..calls import Headers
 from ..errors import HostError
 from ..exchange import Exchange
-from . import BEGUN, METHODS, Begun, Express
+from . import BEGUN, METHODS, Begun, Express, closing
 
 REQUEST = re.compile(
     rb"(%s) (/[!-~]*) HTTP/1\.1\r\n((?:[!#$%%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)+)\r\n"
@@ -90,12 +90,15 @@ class Connection(TCPServer):
         scheme = "https" if self.protocol.ssl else "http"
         self._passed.clear()
         try:
-            exchange = self._express.begin(*request, scheme, self.protocol.client)
-            if exchange is None:
+            begun = self._express.begin(*request, scheme, self.protocol.client)
+            if begun is None:
                 return False
-            await self._answer(exchange, data)
+            if isinstance(begun, Exchange):
+                await self._answer(begun, data)
+            else:
+                await self._write(await begun)
         except HostError as error:  # it could not even begin
-            await self._write(self._express.refusal(error, request.method, request.target, close=self._is_ending()))
+            await self._write(self._express.refusal(error, *request[:3]))
         finally:
             self._used_at = self.loop.time()
             self._passed.set()
@@ -115,12 +118,12 @@ class Connection(TCPServer):
         given_away = False
         try:
             result = await exchange.soon()
-            answer = self._express.answer(exchange, result, close=self._is_ending()) if result is not None else None
+            answer = self._express.answer(exchange, result) if result is not None else None
             if answer is None:
                 given_away = True
                 await self._go_on(exchange, data)
         except HostError as error:
-            answer = self._express.failure(error, exchange, close=self._is_ending())
+            answer = self._express.failure(error, exchange)
         finally:
             if not given_away:
                 exchange.__exit__()
@@ -139,7 +142,7 @@ class Connection(TCPServer):
 
     async def _write(self, answer: bytes) -> None:
         try:
-            self.writer.write(answer)
+            self.writer.write(closing(answer) if self._is_ending() else answer)
             await self.writer.drain()
         except (ConnectionError, RuntimeError):  # the client has gone, as reading finds too
             pass

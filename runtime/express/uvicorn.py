@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ..calls import Result
 from ..errors import HostError
 from ..exchange import Exchange
-from . import BEGUN, Begun, Express
+from . import BEGUN, Begun, Express, Recording, closing
 
 log = logging.getLogger("spaces.call")
 
@@ -95,15 +95,18 @@ class ExpressProtocol(HttpToolsProtocol):
         method = parser.get_method().decode("ascii")
         passage = Passage(self)
         try:
-            exchange = self.express.begin(method, self.url, self.headers, body, self.scheme or "http", self.client)
+            begun = self.express.begin(method, self.url, self.headers, body, self.scheme or "http", self.client)
         except HostError as error:
             self._pieces, self.cycle = None, passage  # type: ignore[assignment]
-            passage.finish(self.express.refusal(error, method, self.url))
+            passage.finish(self.express.refusal(error, method, self.url, self.headers))
             return True
-        if exchange is None:
+        if begun is None:
             return False
         self._pieces, self.cycle, self._passage = None, passage, passage  # type: ignore[assignment]
-        passage.begin(exchange)
+        if isinstance(begun, Exchange):
+            passage.begin(begun)
+        else:
+            passage.record(begun)
         return True
 
     # The connection.
@@ -164,15 +167,27 @@ class Passage:
         if exchange.outcome is not None:
             self._look()
 
+    def record(self, recording: Recording) -> None:
+        """Answer when the call is recorded; it is, also when the client has gone."""
+        task: asyncio.Task[Any] = self._protocol.loop.create_task(recording)
+        self._protocol.tasks.add(task)
+        task.add_done_callback(self._recorded)
+
+    def _recorded(self, task: asyncio.Task[Any]) -> None:
+        self._protocol.tasks.discard(task)
+        if not task.cancelled() and not self.response_complete:
+            self.finish(task.result())
+
     def leave(self) -> None:
         """The client has gone."""
         if self._cycle is not None:
             self._cycle.disconnected = True
             self._cycle.message_event.set()
-        elif self._exchange is not None and not self.response_complete:
+        elif not self.response_complete:
             self.response_complete = True
-            self._protocol.express.abandoned(self._exchange)
-            self._let_go()
+            if self._exchange is not None:
+                self._protocol.express.abandoned(self._exchange)
+                self._let_go()
 
     @property
     def message_event(self) -> Passage:
@@ -200,10 +215,10 @@ class Passage:
 
     def _fail(self, exchange: Exchange, error: HostError) -> None:
         if not self.response_complete:
-            self.finish(self._protocol.express.failure(error, exchange, close=not self.keep_alive))
+            self.finish(self._protocol.express.failure(error, exchange))
 
     def _answer(self, exchange: Exchange, result: Result) -> None:
-        answer = self._protocol.express.answer(exchange, result, close=not self.keep_alive)
+        answer = self._protocol.express.answer(exchange, result)
         if answer is None:
             self._go_on(exchange)
         else:
@@ -212,7 +227,7 @@ class Passage:
     def finish(self, answer: bytes) -> None:
         """This is the answer."""
         protocol, self.response_complete = self._protocol, True
-        protocol.transport.write(answer)
+        protocol.transport.write(answer if self.keep_alive else closing(answer))
         if not self.keep_alive:
             protocol.transport.close()
         self._let_go()

@@ -157,6 +157,37 @@ def test_what_cannot_be_run(host: Running, target: str, status: int) -> None:
             assert express.answer().status == 200
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [], ["X-Delay: 1h"], ["X-Delay: nonsense"], ["X-Call-Id: mine"], ["X-Callback-Url: http://10.0.0.1/"],
+        ["Idempotency-Key: a", "Idempotency-Key: b"], [f"Authorization: Bearer {TOKEN}"],
+    ],
+    ids=lambda lines: (lines or ["none"])[-1].partition(":")[0] + str(len(lines)),
+)  # fmt: skip
+@pytest.mark.parametrize("space", ["demo", "closed", "nowhere"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_submitted_alike(host: Running, lines: list[str], space: str, method: str) -> None:
+    target = f"/spaces/{space}/functions/answers/async-invoke/later"
+    with Connection(host.url) as express, Connection(host.url) as ordinary:
+        express.request(target, *lines, method=method, body=b"abc")
+        ordinary.request(target, *lines, "Connection: close", method=method, body=b"abc")
+        one, other = express.answer(), ordinary.answer()
+        places = [answer.get("location") for answer in (one, other)]
+
+        assert told(without_location(one)) == told(without_location(other))
+        assert one.get("x-call-id") == "mine" or lines != ["X-Call-Id: mine"]
+        if one.status == 202:
+            assert len(set(places)) == 2
+            express.request(f"{places[0]}", *lines)
+            assert express.answer().status == 200
+
+
+def without_location(answer: Answer) -> Answer:
+    """All but where the call is found."""
+    return answer._replace(headers=[pair for pair in answer.headers if pair[0] != "location"])
+
+
 def test_a_body_that_is_too_long(host: Running) -> None:
     with Connection(host.url) as express:
         express.request(TARGET, method="POST", body=b"x" * 1001)

@@ -29,7 +29,7 @@ JSON = (b"content-type", b"application/json")
 
 NAME = "http"
 
-__all__ = ["CALL_ID", "NAME", "ClientLeft", "Functions", "owns", "routes", "to_error"]
+__all__ = ["CALL_ID", "NAME", "ClientLeft", "Functions", "Submit", "owns", "routes", "to_error"]
 
 
 class Functions:
@@ -40,14 +40,10 @@ class Functions:
 
     def find(self, scope: Scope) -> tuple[Invoke | Submit, Address] | None:
         """Who answers this request, and of which function, when this is the address of a call."""
-        return self._found(scope.get("raw_path") or scope["path"].encode())
+        return self.at(scope.get("raw_path") or scope["path"].encode())
 
-    def invoked(self, raw: bytes) -> Address | None:
-        """Which function is called now by a request for this path, if any is."""
-        found = self._found(raw)
-        return found[1] if found is not None and isinstance(found[0], Invoke) else None
-
-    def _found(self, raw: bytes) -> tuple[Invoke | Submit, Address] | None:
+    def at(self, raw: bytes) -> tuple[Invoke | Submit, Address] | None:
+        """The same, of a path as it came."""
         parts = raw.split(b"/", 6)
         if len(parts) < 6 or parts[1] != b"spaces" or parts[3] != b"functions":
             return None

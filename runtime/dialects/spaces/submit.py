@@ -52,7 +52,14 @@ class Submit:
         self._host = host
 
     async def __call__(self, address: Address, scope: Scope, receive: Receive, send: Send) -> None:
-        """Record one call; HostError says why not."""
+        """Record one call and say so; HostError says why not."""
+        headers = await self.record(address, scope, receive)
+        scope["answered"] = True
+        await send({"type": "http.response.start", "status": 202, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def record(self, address: Address, scope: Scope, receive: Receive) -> Headers:
+        """Record one call; the headers of the 202."""
         space, name, path = address
         number = self._host.ids.next()
         headers, length, label, authorization = read_headers(scope, number)
@@ -74,9 +81,7 @@ class Submit:
         call = Call(number, label.decode(), space, name, b"POST", path, query, headers, body)
         receipt = await self._host.submit(Submission(call, **wishes))
         scope["call_id"] = receipt.label.encode()
-        scope["answered"] = True
-        await send({"type": "http.response.start", "status": 202, "headers": accepted(space, name, receipt)})
-        await send({"type": "http.response.body", "body": b""})
+        return accepted(space, name, receipt)
 
 
 def check_method(function: Function, method: str) -> None:

@@ -50,8 +50,12 @@ class FakeExpress:
         self.left: list[Exchange] = []
         self.refuses: HostError | None = None
         self.takes = True
+        self.records = False
+        self.written = asyncio.Event()  # to the journal
 
-    def begin(self, *_: object) -> Exchange | None:
+    def begin(self, *_: object) -> Any:
+        if self.records:
+            return self.recorded()
         if self.refuses:
             raise self.refuses
         if not self.takes:
@@ -60,13 +64,17 @@ class FakeExpress:
         self.exchanges.append(exchange)
         return exchange
 
-    def answer(self, exchange: Exchange, result: Result, *, close: bool) -> bytes | None:
-        return result.body + b"," + b"close," * close if result.complete else None
+    async def recorded(self) -> bytes:
+        await self.written.wait()
+        return b"recorded\r\n"
 
-    def failure(self, error: HostError, exchange: Exchange, *, close: bool) -> bytes:
+    def answer(self, exchange: Exchange, result: Result) -> bytes | None:
+        return result.body + b"\r\n" if result.complete else None
+
+    def failure(self, error: HostError, exchange: Exchange) -> bytes:
         return error.code.encode() + b","
 
-    def refusal(self, error: HostError, method: str, target: bytes) -> bytes:
+    def refusal(self, error: HostError, *_: object) -> bytes:
         return error.code.encode() + b","
 
     def abandoned(self, exchange: Exchange) -> None:
@@ -109,7 +117,7 @@ async def test_without_a_task(client: Client) -> None:
     client.protocol.data_received(REQUEST)
     client.express.exchanges[0].answered(PLAIN)
 
-    assert client.transport.written == b"one,"
+    assert client.transport.written == b"one\r\n"
     assert asyncio.all_tasks() == tasks
     assert client.state.total_requests == 1
 
@@ -125,8 +133,8 @@ async def test_the_next_ones_wait_for_their_turn(client: Client) -> None:
     client.protocol.data_received(REQUEST)
     client.express.exchanges[1].answered(PLAIN)
 
-    assert client.transport.written.startswith(b"one,HTTP/1.1 200 OK")
-    assert client.transport.written.endswith(b"ordinaryone,")
+    assert client.transport.written.startswith(b"one\r\nHTTP/1.1 200 OK")
+    assert client.transport.written.endswith(b"ordinaryone\r\n")
 
 
 async def test_a_request_that_is_not_whole_goes_the_ordinary_way(client: Client) -> None:
@@ -153,6 +161,24 @@ async def test_errors(client: Client) -> None:
     assert client.transport.written == f"{FunctionError.code},{Overloaded.code},".encode()
 
 
+async def test_a_call_that_is_recorded(client: Client) -> None:
+    """It is answered when it is, and the connection serves on; a client that leaves does not stop it."""
+    client.express.records = True
+    client.protocol.data_received(REQUEST)
+    tasks = set(client.state.tasks)
+    assert len(tasks) == 1
+    client.express.written.set()
+    await client.written(b"recorded\r\n")
+    client.express.written.clear()
+    client.protocol.data_received(REQUEST)
+    [task] = client.state.tasks
+    client.protocol.connection_lost(None)
+    client.express.written.set()
+    await task
+
+    assert client.transport.written == b"recorded\r\n"
+
+
 async def test_a_client_that_leaves(client: Client) -> None:
     client.protocol.data_received(REQUEST)
     exchange = client.express.exchanges[0]
@@ -171,7 +197,7 @@ async def test_a_server_that_ends(client: Client) -> None:
 
     client.express.exchanges[0].answered(PLAIN)
 
-    assert client.transport.written == b"one,close,"
+    assert client.transport.written == b"one\r\nconnection: close\r\n"
     assert client.transport.closing
 
 
