@@ -115,7 +115,7 @@ def drain(report: Report, folder: Path, options: Options) -> None:
     with fresh(folder, "uvicorn", address("add", "async-invoke")) as server:
         client = Client(server.url)
         client.call(address("add", "invoke"))
-        due = time.time() + 4 + count / 2000
+        due = time.time() + 4 + count / 1000
         for _ in range(count):
             status, _, _ = client.exchange(server.path, {"X-Run-At": f"{due:.3f}"})
             if status != 202:
