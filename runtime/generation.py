@@ -21,7 +21,7 @@ from .calls import Result
 from .channel import CallQueue, Channel
 from .errors import HostError, LoadFailed, NoFreeWorker, StartFailed, StillLoading, WorkerDied
 from .exchange import Exchange
-from .process import FULL, Process
+from .process import FULL, LOST, Process
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote
@@ -203,7 +203,8 @@ class Worker:
 
     def gives_back(self, exchange: Exchange) -> bool:
         """Whether a call that it had not begun when it ended is for another worker to begin."""
-        may_be_luckier = (self.is_ready or not self.generation.alive) and not exchange.retried
+        lost = self.process.failure == LOST or not self.generation.alive
+        may_be_luckier = (self.is_ready or lost) and not exchange.retried
         if exchange.overdue or not (self.has_answered or self.refused or may_be_luckier):
             return False
         exchange.retried = not (self.has_answered or self.refused)  # a process that does no work may do none for ever

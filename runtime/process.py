@@ -23,6 +23,7 @@ from .worker.output import STACK_SIGNAL
 
 STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
 STACK_SIZE = 64 * 1024
+LOST = "its zygote ended"
 FULL = "other hosts have all the workers that the function may have"
 
 Message = dict[str, Any]
@@ -225,7 +226,7 @@ class Family:
         """
         process = Process()
         if control.closed:
-            process.finished(None, "its zygote ended")
+            process.finished(None, LOST)
             return process
         self._last += 1
         process.number, process.shared = self._last, op == "load"
@@ -281,7 +282,7 @@ class Family:
     def lost(self) -> None:
         """The zygote is gone, and with it every process it forked."""
         for process in (*self._asked.values(), *self._alive.values(), *self._held.values()):
-            process.finished(None, "its zygote ended")
+            process.finished(None, LOST)
         self._asked.clear()
         self._alive.clear()
         self._held.clear()

@@ -26,7 +26,7 @@ from .worker import process as worker_process
 
 READ_SIZE = 64 * 1024
 LINE_LIMIT = 16 * 1024  # longer lines are cut into several
-ATTEMPTS = 3  # to load by a base zygote that has not just died
+ATTEMPTS = 3  # to load by a base zygote that does not die meanwhile
 REASON_WAIT = 1.0  # seconds to wait for how an import's process ended once its socket has closed
 LINE_COST = 256  # bytes that a line counts as more than it has
 BURST = 1024 * 1024  # bytes at once
@@ -67,16 +67,9 @@ class Line:
     def __init__(self, sock: socket.socket) -> None:
         self.family = Family()
         self.zygotes: set[Zygote] = set()  # with workers forked from the base zygote
-        self.was_ready = False
         self.control = Control(sock, self._heard, self._lost)
 
-    @property
-    def stillborn(self) -> bool:
-        """Whether the base zygote ended before it could do anything: a preload has ended it, or it was dying."""
-        return self.control.closed and not self.was_ready
-
     def _heard(self, message: Message, fds: list[int]) -> None:
-        self.was_ready = True
         if message["op"] not in NEWS:
             self.family.handle(message, fds)
             return
@@ -240,7 +233,7 @@ class Zygote:
                 await self._answered.wait()
                 if self._answer is None:
                     await self._end_of_import()
-                if self._answer is not None or self._line is None or not self._line.stillborn:
+                if self._answer is not None or self._line is None or not self._line.control.closed:
                     break
         assert self._process is not None
         if waiting.cancelled_caught and self._answer is None:
@@ -308,6 +301,8 @@ class Zygote:
         return self._control is not None and not self._control.closed
 
     def _ask(self) -> None:
+        if self._control is not None:
+            self._control.close()  # before: what comes of an earlier attempt is no answer to this one
         self._answered.clear()
         self._line = self._spawner.line(self._preload)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -110,17 +110,24 @@ class Supervisor:
 
     async def run(self) -> int:
         """Until told to end by a signal, or a member cannot start; the exit status."""
-        async with self._bases, anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self._await_signals)
-            for index in range(len(self._socks)):
-                self._tasks.start_soon(self._keep, index)
-            await self._ending.wait()
-            for sock in self._socks:  # first: connections that nobody takes any more are to be refused
-                sock.close()
-            await self._end_members()
-            self._relay.close()
-            self._tasks.cancel_scope.cancel()
+        async with self._bases:
+            try:
+                async with anyio.create_task_group() as self._tasks:
+                    await self._serve()
+                    self._tasks.cancel_scope.cancel()
+            finally:
+                self._kill_members()
         return self._status
+
+    async def _serve(self) -> None:
+        self._tasks.start_soon(self._await_signals)
+        for index in range(len(self._socks)):
+            self._tasks.start_soon(self._keep, index)
+        await self._ending.wait()
+        for sock in self._socks:  # first: connections that nobody takes any more are to be refused
+            sock.close()
+        await self._end_members()
+        self._relay.close()
 
     # Members come and go.
 
@@ -170,10 +177,13 @@ class Supervisor:
                 failing.callback(doors.close)
                 with their_doors:
                     process = self._spawn(index, theirs.fileno(), their_doors.fileno())
+            failing.callback(process.wait)
+            failing.callback(process.kill)  # which is done first
+            handle = os.pidfd_open(process.pid)
             failing.pop_all()
         member = Member(next(self._numbers), index, process)
         self._members[member.number] = member
-        self._tasks.start_soon(self._watch, member)
+        self._tasks.start_soon(self._watch, member, handle)
         self._tasks.start_soon(self._attach, doors)
         await self._relay.join(member.number, line)
         return member
@@ -197,9 +207,8 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
             )
 
-    async def _watch(self, member: Member) -> None:
-        """Until its end, of which it then tells."""
-        handle = os.pidfd_open(member.process.pid)
+    async def _watch(self, member: Member, handle: int) -> None:
+        """Until its end, of which it then tells; `handle` is a pidfd of it, ours to close."""
         try:
             await anyio.wait_readable(handle)
         finally:
@@ -220,11 +229,13 @@ class Supervisor:
                     return
                 for handle in handles:
                     with socket.socket(fileno=handle) as sock:
-                        self._hand_on(sock, msgspec.json.decode(data, type=tuple[str, ...]))
+                        self._hand_on(sock, data)
 
-    def _hand_on(self, sock: socket.socket, preload: tuple[str, ...]) -> None:
+    def _hand_on(self, sock: socket.socket, data: bytes) -> None:
         try:
-            self._bases.attach(sock, preload)
+            self._bases.attach(sock, msgspec.json.decode(data, type=tuple[str, ...]))
+        except msgspec.DecodeError as error:
+            log.error("a host process asked for a base zygote in words that are not understood: %s", error)
         except OSError as error:  # the member sees its end of the socket close, and asks again at the next call
             log.error("no base zygote can be reached: %s", error)
 
@@ -282,6 +293,13 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 member.process.kill()
         await self._until_all_ended()
+
+    def _kill_members(self) -> None:
+        """Those that are left, where something went wrong with us: before the base zygotes, which they would miss."""
+        for member in self._members.values():
+            member.process.kill()
+        for member in self._members.values():
+            member.process.wait()
 
     async def _until_all_ended(self) -> None:
         for member in list(self._members.values()):

@@ -48,7 +48,7 @@ class Turns:
 
     def was_refused(self, worker: Worker) -> None:
         """A worker that we asked for will not be."""
-        self._refused |= worker.wanted
+        self._refused |= worker.wanted and worker.generation is self._pool.current
 
     def restart(self, generation: Generation) -> None:
         """Workers are forked from this one now."""

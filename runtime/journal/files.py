@@ -15,7 +15,7 @@ from ..whereabouts import make_folder
 from . import schema
 
 BUSY_SECONDS = 5.0  # how long another process may hold the lock
-_AGAIN_SECONDS = 0.0002  # until the lock is asked for again: the others hold it for about so long
+AGAIN_SECONDS = 0.0002  # until the lock is asked for again: the others hold it for about so long
 _CHECKPOINT_PAGES = 2000  # the log is copied into the file when it is this long
 _CACHE_KIB = 16 * 1024
 
@@ -92,7 +92,7 @@ def _patiently(connection: sqlite3.Connection, statement: str) -> sqlite3.Cursor
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
-        time.sleep(_AGAIN_SECONDS)
+        time.sleep(AGAIN_SECONDS)
 
 
 def save(connection: sqlite3.Connection) -> None:

@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from .files import AGAIN_SECONDS, BUSY_SECONDS
+
 EXPIRY = 60.0  # seconds that a claim lasts without being renewed, where the lock cannot be asked
 RENEWAL = EXPIRY / 3
 
@@ -108,9 +110,9 @@ class Owner:
 
 
 class Turn:
-    """Owners that write much take turns by it, each within `with`: the kernel wakes whoever waits.
+    """Owners that write much take turns by it, each within `with`; who has waited for long goes on without.
 
-    SQLite's lock, which they take besides, can only be asked for again and again, and some would seldom get it.
+    It is for speed; SQLite's lock, which they take besides, is what keeps them apart.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,7 +123,7 @@ class Turn:
         try:
             if self._handle is None:
                 self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            _lock(self._handle)
         except OSError:  # no folder yet, or a file system without locks
             pass
 
@@ -135,3 +137,17 @@ class Turn:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _lock(handle: int) -> None:
+    """Take this lock; BlockingIOError where somebody holds it for too long."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+        else:
+            return
+        time.sleep(AGAIN_SECONDS)

@@ -145,7 +145,11 @@ class BaseZygote(Parent):
     def _fork_zygote(self, seat: Seat, message: Message, fds: list[int]) -> None:
         spec, output, control, faults = fds
         number = self._number
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        try:
+            ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        except OSError as error:
+            self.cannot_fork(seat, message, fds, error)
+            return
 
         def run() -> NoReturn:
             ours.close()

@@ -13,7 +13,7 @@ from json import JSONDecoder, JSONEncoder
 from os import _exit, close, fork, getpid, kill, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
 from signal import SIGKILL, pidfd_send_signal
-from socket import MSG_DONTWAIT, SHUT_RDWR, SO_SNDTIMEO, SOL_SOCKET, recv_fds, send_fds, socket
+from socket import MSG_CTRUNC, MSG_DONTWAIT, SHUT_RDWR, SO_SNDTIMEO, SOL_SOCKET, recv_fds, send_fds, socket
 from struct import pack
 from traceback import print_exc
 from typing import Any, NoReturn
@@ -23,6 +23,8 @@ from . import process
 Message = dict[str, Any]
 REAP_AGAIN_MS = 5
 PATIENCE = pack("ll", 5, 0)  # seconds and microseconds in which a host must have read something
+
+CUT = "cut"  # in place of what was asked, where not all of its descriptors came: we may have no more of them
 
 to_json = JSONEncoder(ensure_ascii=False).encode
 from_json = JSONDecoder().decode
@@ -102,7 +104,7 @@ class Parent:
 
     def on_door(self, fd: int, message: Message, fds: list[int]) -> None:
         """Something came through a door."""
-        if message["op"] == "attach":
+        if message["op"] == "attach" and fds:
             self.seat(socket(fileno=fds.pop()), message.get("number", 0), message.get("host"))
 
     def on_quiet(self) -> None:
@@ -132,6 +134,9 @@ class Parent:
         message, fds = receive(seat.control)
         if message is None:
             self.unseat(seat)
+        elif message["op"] == CUT:
+            if message["id"] is not None:
+                self.cannot_fork(seat, message, fds, "its zygote may open no more files")
         else:
             self.handle(seat, message, fds)
 
@@ -215,6 +220,12 @@ class Parent:
         for fd in fds:
             close(fd)
 
+    def cannot_fork(self, seat: Seat, message: Message, fds: list[int], why: object) -> None:
+        """There is no child, and nothing of it is left."""
+        seat.send({"op": "fork_failed", "id": message["id"], "message": str(why)})
+        for fd in fds:
+            close(fd)
+
     def belongs(self, pidfd: int, seat: Seat) -> None:
         """A child is this one's: reported to it, and ended with it."""
         self.owners[pidfd] = seat
@@ -262,11 +273,15 @@ def receive(sock: socket, flags: int = 0) -> tuple[Message | None, list[int]]:
     """One message and its descriptors; None when the other end has closed, or is not to be understood."""
     fds: list[int] = []
     try:
-        data, fds, _, _ = recv_fds(sock, 65536, 8, flags)
+        data, fds, came, _ = recv_fds(sock, 65536, 8, flags)
         for fd in fds:
             set_inheritable(fd, False)
         message = from_json(data.decode())
         if isinstance(message, dict) and "op" in message:
+            if came & MSG_CTRUNC:
+                for fd in fds:
+                    close(fd)
+                return {"op": CUT, "id": message.get("id")}, []
             return message, fds
     except (OSError, ValueError, RecursionError):  # it ended with messages of ours unread; or an import speaks there
         pass

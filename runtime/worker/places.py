@@ -73,9 +73,13 @@ class Places:
             self._ask_for(self._wishes[0])
 
     def _ask_for(self, seat: Seat) -> None:
-        """Tell who has the most that another waits; and whether it is to give up one that is in use, in fairness."""
+        """Tell who has more than its share that another waits; and whether to give up one in use, in fairness.
+
+        Not the richest alone: it may have nothing but long calls.
+        """
         shares = self.workers + Counter(self._offered)
+        fair = self._most / len(shares.keys() | set(self._wishes))
         others = [(count, each) for each, count in shares.items() if each is not seat]
-        if others:
-            most, richest = max(others, key=itemgetter(0))
-            richest.hint({"op": "wanted", "busy": not shares[seat] or most > shares[seat] + 1, **self._named})
+        rich = [(count, each) for count, each in others if count > fair]
+        for count, each in rich or sorted(others, key=itemgetter(0))[-1:]:
+            each.hint({"op": "wanted", "busy": not shares[seat] or count > shares[seat] + 1, **self._named})

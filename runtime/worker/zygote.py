@@ -205,8 +205,9 @@ def refuse_all(control: socket, way: socket, failed: Message) -> None:
     Seat(control).send(failed)
     send_fds(way, [encode({"op": "over"})], ())
     while (came := receive(way))[0] is not None:
-        with socket(fileno=came[1].pop()) as late:
-            Seat(late).send(failed)
+        for fd in came[1]:
+            with socket(fileno=fd) as late:
+                Seat(late).send(failed)
 
 
 def run_fresh_worker(spec_fd: int, output_fd: int, *fds: int) -> NoReturn:

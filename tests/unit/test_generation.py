@@ -13,7 +13,7 @@ from runtime import generation as generation_module
 from runtime.entrypoints import Entrypoint
 from runtime.errors import FunctionTimeout, LoadFailed, StartFailed, WorkerDied
 from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation, is_long, place, specification
-from runtime.process import STACK_WAIT
+from runtime.process import LOST, STACK_WAIT
 from runtime.snapshots import Snapshot
 from runtime.sources import Signature
 from runtime.worker import wire
@@ -180,6 +180,21 @@ async def test_a_worker_that_ends_before_it_has_done_anything(make: MakeStage) -
     assert "exited with status 1" in error.message
     assert len(stage.workers) == 2
     assert stage.pool.busy == 0
+
+
+async def test_a_worker_with_an_import_of_its_own_that_ends_with_its_zygote(make: MakeStage) -> None:
+    """What it was given is for another to begin, once."""
+    stage = make()
+    assert stage.pool.current is not None
+    stage.pool.current.fresh = True
+    client = stage.call()
+    await stage.settle()
+    stage.worker().die(None, reason=LOST)
+    await stage.settle()
+
+    stage.worker(1).ready().answer(stage.worker(1).take())
+
+    assert (await client).status == 200
 
 
 async def test_a_host_with_no_room_for_another_worker(make: MakeStage) -> None:

@@ -364,6 +364,26 @@ async def test_a_killed_base_zygote(
     await again.worker()
 
 
+async def test_a_base_zygote_that_is_killed_during_a_load(
+    spawner: Spawner, make: Callable[..., Made], tmp_path: Path
+) -> None:
+    """The load goes on with the next one."""
+    made = make(
+        "import os, time\n"
+        "if not os.path.exists('begun'):\n"
+        "    open('begun', 'w').close()\n"
+        f"    time.sleep(1e6)\n{PLAIN}"
+    )
+    first = base_of(spawner).pid
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(made.zygote.load, PATIENCE)
+        await until((tmp_path / "begun").exists)
+        os.kill(first, signal.SIGKILL)
+
+    assert made.zygote.alive
+    await made.worker()
+
+
 async def test_nothing_is_left_after_it(tmp_path: Path) -> None:
     """No process, and no descriptor."""
     files = len(os.listdir("/proc/self/fd"))

@@ -238,3 +238,17 @@ async def test_a_zygote_that_ends_while_calls_wait_for_an_offer(make: MakeStage)
     stage.worker().ready().answer(stage.worker().take())
 
     assert isinstance(await client, Result)
+
+
+async def test_a_refusal_by_an_old_zygote_is_none_by_the_one_that_serves(make: MakeStage) -> None:
+    """It comes after the swap: the new one is asked."""
+    stage = make(max_workers=1)
+    zygote(stage).full = True
+    client = stage.call()
+    stage.swap()
+    await stage.settle()
+
+    stage.worker().ready().answer(stage.worker().take())
+
+    assert isinstance(await client, Result)
+    assert not stage.pool._turns._refused

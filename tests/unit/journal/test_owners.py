@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.journal import owners
 from runtime.journal.owners import EXPIRY, Owner, Turn
 
 
@@ -136,3 +137,15 @@ def test_where_there_are_no_turns_nobody_waits(tmp_path: Path) -> None:
     turn.close()
 
     assert made
+
+
+def test_who_is_stopped_in_its_turn_holds_nobody_up(asker: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next goes on without."""
+    monkeypatch.setattr(owners, "BUSY_SECONDS", 0.0)
+    stopped, turn = Turn(asker.folder), Turn(asker.folder)
+    with stopped, turn:
+        entered = True
+    for each in (stopped, turn):
+        each.close()
+
+    assert entered

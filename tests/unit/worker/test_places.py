@@ -84,6 +84,17 @@ def test_who_has_the_most_is_asked(hosts: list[Host]) -> None:
     assert hosts[1].ops() == []
 
 
+def test_all_who_have_more_than_their_share_are_asked(hosts: list[Host]) -> None:
+    """The one with the most may have nothing but long calls."""
+    places = Places()
+    for host, count in zip(hosts, (3, 2, 0), strict=True):
+        assert all(places.take(host, 5, wanted=True) for _ in range(count))
+
+    assert not places.take(hosts[2], 5, wanted=True)
+
+    assert [host.ops() for host in hosts] == [["wanted"], ["wanted"], []]
+
+
 def test_places_are_offered_first_come_first_served(hosts: list[Host]) -> None:
     """And kept; who asked several times has one turn."""
     places = Places("a key")

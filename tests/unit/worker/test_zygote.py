@@ -328,6 +328,20 @@ def test_it_says_why_it_cannot_fork(base: Base) -> None:
         os.close(fd)
 
 
+@pytest.mark.parametrize("op", ["load", "fresh"])
+def test_a_message_whose_descriptors_do_not_all_come(base: Base, op: str) -> None:
+    """It is refused, by the door too, and the base zygote lives on with as many as it had."""
+    before = len(os.listdir(f"/proc/{base.process.pid}/fd"))
+    asked = {"op": op, "id": 5, "key": "k", "most": 16, "wanted": True}
+    socket.send_fds(base.control, [json.dumps(asked).encode()], [base.write_end] * 9)
+    message, _ = hear(base.control)
+    socket.send_fds(base.door, [b'{"op": "attach"}'], [base.write_end] * 9)
+
+    assert (message["op"], message["id"]) == ("fork_failed", 5)
+    assert ready(base.load(PLAIN))["op"] == "ready"
+    assert len(os.listdir(f"/proc/{base.process.pid}/fd")) <= before + 3  # of the new one: a pidfd, a way, faults
+
+
 def test_how_workers_end_is_reported(base: Base) -> None:
     """Their exit status, or the signal, negative."""
     zygote = base.load("import os\ndef handle(req):\n    os._exit(3)\n")
