@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from functools import partial
@@ -94,6 +95,7 @@ async def hypercorn_engine(
     config.graceful_timeout = settings.drain_timeout + 2 * LAST_WORDS  # the server cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
     config.h11_max_incomplete_size = MAX_HEAD
+    config.keep_alive_max_requests = sys.maxsize
     config.include_server_header = False
     config.include_date_header = False
     config.accesslog = None

@@ -28,8 +28,9 @@ from ..request import CALL_ID, Address, bearer, check_address, read_headers
 
 METHODS = frozenset({"DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT"})  # an answer to HEAD is a case of its own
 BEGUN = "spaces.begun"  # in the state of a scope: a call that has begun on the express way
-KNOWN_ADDRESSES = 1024
-KNOWN_HEADS = 256  # of answers
+KNOWN_ADDRESSES, LONGEST_KNOWN = 1024, 256  # and bytes of one
+LONGEST = 65535  # bytes of a target; uvicorn reads no longer one
+KNOWN_HEADS, LARGEST_KNOWN = 256, 512  # of answers, and bytes of the headers of one
 NO_BODY = (204, 304)
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 OURS = b"date: %s\r\nx-invoked: true\r\nx-call-id: %s\r\nx-duration-seconds: %.6f\r\n\r\n"
@@ -61,7 +62,7 @@ class Express:
         its whole answer. Raises HostError.
         """
         path, _, query = target.partition(b"?")
-        found = self._at(path)
+        found = self._at(path) if len(target) <= LONGEST and b"#" not in target else None
         if found is None or method not in METHODS or not self.open:
             return None
         endpoint, (space, name, rest) = found
@@ -90,7 +91,9 @@ class Express:
             return self._found[path]
         except KeyError:
             pass
-        found = self._functions.at(path) if path.isascii() and b"#" not in path else None
+        found = self._functions.at(path) if path.isascii() else None
+        if len(path) > LONGEST_KNOWN:
+            return found
         if len(self._found) >= KNOWN_ADDRESSES:
             self._found.clear()
         self._found[path] = found
@@ -128,27 +131,29 @@ class Express:
         try:
             known = self._heads[key]
         except KeyError:
+            known = plain_head(*key)
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
-            known = self._heads[key] = plain_head(*key)
+            if len(result.headers) < LARGEST_KNOWN:
+                self._heads[key] = known
         if known is None or known[1] != len(result.body) or not result.complete:
             return None
         call, seconds = exchange.call, exchange.seconds()
         if self._log_calls:
-            log_call(call.method.decode(), _path(call), call.label, result.status, seconds)
+            log_call(call.method.decode(), path_of(call), call.label, result.status, seconds)
         ours = OURS % (date_header()[1], call.label.encode(), seconds)
         return b"".join((known[0], ours, result.body))
 
     def failure(self, error: HostError, exchange: Exchange) -> bytes:
         """The answer to a call that has ended in this error."""
         call = exchange.call
-        return self._refusal(error, call.method.decode(), _path(call), call.label, exchange.seconds())
+        return self._refusal(error, call.method.decode(), path_of(call), call.label, exchange.seconds())
 
     def abandoned(self, exchange: Exchange) -> None:
         """The client has left before its answer."""
         if self._log_calls:
             call = exchange.call
-            log_call(call.method.decode(), _path(call), call.label, 0, exchange.seconds())
+            log_call(call.method.decode(), path_of(call), call.label, 0, exchange.seconds())
 
     def refusal(self, error: HostError, method: str, target: bytes, headers: Headers) -> bytes:
         """The answer to a call that could not even begin."""
@@ -169,9 +174,16 @@ class Begun:
     def __init__(self, exchange: Exchange) -> None:
         self.accepted_at = exchange.accepted_at
         self._exchange = exchange
+        self._taken = False
+
+    def __del__(self) -> None:
+        """Nobody will answer it: the engine refused its request after all, or was ended before."""
+        if not self._taken:
+            self._exchange.__exit__()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer it, as an ASGI application; the exchange is left at the end."""
+        self._taken = True
         exchange, call = self._exchange, self._exchange.call
         label = call.label.encode()
         scope.update(call_id=label, body_read=True)
@@ -217,7 +229,8 @@ def _label(headers: Headers, host: Host) -> bytes:
     return theirs if CALL_ID.fullmatch(theirs) else b"%d" % host.ids.next()
 
 
-def _path(call: Call) -> str:
+def path_of(call: Call) -> str:
+    """The address that was called, decoded."""
     return f"/spaces/{call.space}/functions/{call.name}/invoke{unquote(call.path.decode('ascii'))}"
 
 

@@ -44,20 +44,20 @@ def plain_request(data: bytes) -> PlainRequest | None:
     if found is None:
         return None
     headers: Headers = []
-    hosts, length = 0, b"0"
+    hosts, length = 0, None
     for line in found[3][:-2].split(b"\r\n"):
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
         if name == b"host":
             hosts += 1
         elif name == b"content-length":
-            if length != b"0" or not value.isdigit() or len(value) > 9:
+            if length is not None or not value.isdigit() or len(value) > 9:
                 return None
             length = value
         elif name in UNUSUAL and (name != b"connection" or value.lower() != b"keep-alive"):
             return None
         headers.append((name, value))
-    if hosts != 1 or found.end() + int(length) != len(data):
+    if hosts != 1 or found.end() + int(length or 0) != len(data):
         return None
     return PlainRequest(found[1].decode(), found[2], headers, data[found.end() :])
 
@@ -69,18 +69,25 @@ class Connection(TCPServer):
         super().__init__(*arguments, **named)
         self._express = express
         self._used_at = 0.0
+        self._closing = False  # nothing that comes now is answered
         self._passed = asyncio.Event()  # not set while a call is on the express way
         self._passed.set()
 
     async def _read_data(self) -> None:
-        while not self.reader.at_eof():
+        while not self._is_over():
             try:
                 data = await self.reader.read(MAX_RECV)
             except OSError:
                 break
+            if self._closing:
+                break
             if not await self._pass(data):
                 await self.protocol.handle(RawData(data))
         await self.protocol.handle(Closed())
+        await self.idle_task.stop()  # or a connection that its client has closed would be kept as long as an idle one
+
+    def _is_over(self) -> bool:
+        return self._closing or self.reader.at_eof()
 
     async def _pass(self, data: bytes) -> bool:
         """Answer the request in these bytes on the express way, if it may go there."""
@@ -135,14 +142,17 @@ class Connection(TCPServer):
         protocol: Any = self.protocol.protocol
         before = protocol.connection_state  # shared by all connections
         protocol.connection_state = {**before, BEGUN: Begun(exchange)}
+        self._passed.set()  # it is hypercorn's now
         try:
             await self.protocol.handle(RawData(data))
         finally:
             protocol.connection_state = before
 
     async def _write(self, answer: bytes) -> None:
+        if self._is_ending():
+            self._closing, answer = True, closing(answer)
         try:
-            self.writer.write(closing(answer) if self._is_ending() else answer)
+            self.writer.write(answer)
             await self.writer.drain()
         except (ConnectionError, RuntimeError):  # the client has gone, as reading finds too
             pass
@@ -156,10 +166,19 @@ class Connection(TCPServer):
     async def _idle_timeout(self) -> None:
         """Close the connection once nothing has come for long, or the server ends; what is under way comes first."""
         self._used_at = self.loop.time()
-        while (left := self._used_at + self.config.keep_alive_timeout - self.loop.time()) > 0 and not self._is_ending():
+        while not self._is_ending():
+            left = self._used_at + self.config.keep_alive_timeout - self.loop.time()
+            if left <= 0 and self._passed.is_set():
+                break
+            if left <= 0:
+                await self._passed.wait()
+                continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.context.terminated.wait(), left)
+                async with asyncio.timeout(left):
+                    await self.context.terminated.wait()
         if self._is_ending():
             await self._linger()
-        await self._passed.wait()
+        while not self._passed.is_set():  # another request may have begun before we get to know of the last one's end
+            await self._passed.wait()
+        self._closing = True
         await asyncio.shield(self._initiate_server_close())

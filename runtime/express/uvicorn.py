@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ..calls import Result
 from ..errors import HostError
 from ..exchange import Exchange
-from . import BEGUN, Begun, Express, Recording, closing
+from . import BEGUN, Begun, Express, Recording, closing, path_of
 
 log = logging.getLogger("spaces.call")
 
@@ -41,11 +42,13 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what the client sends. A request that is not whole by its end goes the ordinary way."""
+        if self.transport.is_closing():
+            return  # what TLS still had
         super().data_received(data)
         if self._pieces is not None and not self.transport.is_closing():
             try:
                 self._go_ordinary_way(self._pieces)
-            except (httptools.HttpParserError, ValueError):
+            except (httptools.HttpParserError, ValueError, AttributeError):  # it has no path
                 self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
@@ -111,6 +114,17 @@ class ExpressProtocol(HttpToolsProtocol):
 
     # The connection.
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin. What waits for its turn is bounded: uvicorn would read on whenever one of those has been answered."""
+        super().connection_made(transport)
+        resume = self.flow.resume_reading
+
+        def resume_reading() -> None:
+            if not self.pipeline:
+                resume()
+
+        setattr(self.flow, "resume_reading", resume_reading)  # noqa: B010 - mypy minds the assignment
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._pieces = None
         if self._passage is not None:
@@ -121,9 +135,10 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out: the next request is welcome, for as long as idle connections are kept."""
-        if self.pipeline or self.flow.read_paused:
+        if self.pipeline:
             super().on_response_complete()
             return
+        self.flow.resume_reading()
         self.server_state.total_requests += 1
         self.idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
@@ -176,7 +191,7 @@ class Passage:
     def _recorded(self, task: asyncio.Task[Any]) -> None:
         self._protocol.tasks.discard(task)
         if not task.cancelled() and not self.response_complete:
-            self.finish(task.result())
+            self._safely(lambda: self.finish(task.result()))
 
     def leave(self) -> None:
         """The client has gone."""
@@ -203,14 +218,18 @@ class Passage:
         if exchange is None or exchange.outcome is None:
             return
         outcome = exchange.outcome
+        if isinstance(outcome, Result):
+            self._safely(lambda: self._answer(exchange, outcome))
+        else:  # later: whoever says so is in the middle of something
+            exchange.on_news = None
+            self._protocol.loop.call_soon(self._safely, lambda: self._fail(exchange, outcome))
+
+    def _safely(self, answer: Callable[[], None]) -> None:
+        """Where this fails, it is the end of this connection and of nothing else."""
         try:
-            if isinstance(outcome, Result):
-                self._answer(exchange, outcome)
-            else:  # later: whoever says so is in the middle of something
-                exchange.on_news = None
-                self._protocol.loop.call_soon(self._fail, exchange, outcome)
+            answer()
         except Exception:
-            log.exception("call %s could not be answered", exchange.call.label)
+            log.exception("a call could not be answered")
             self._protocol.transport.close()
 
     def _fail(self, exchange: Exchange, error: HostError) -> None:
@@ -247,7 +266,7 @@ class Passage:
             "type": "http",
             "http_version": "1.1",
             "method": call.method.decode(),
-            "path": f"/spaces/{call.space}/functions/{call.name}/invoke",
+            "path": path_of(call),
             "headers": [],
             "state": {BEGUN: Begun(exchange)},
         }

@@ -81,7 +81,7 @@ def told(answer: Answer) -> tuple[int, list[tuple[str, str]], object]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize(
-    "rest", ["", "/", "/a/b%20c?d=e&f", "/raise", "/none", "/headers", "/empty", "/long", "/stream"]
+    "rest", ["", "/", "/a/b%20c?d=e&f", "/raise", "/none", "/headers", "/empty", "/long", "/stream", "?a=b#c"]
 )
 def test_both_ways_answer_alike(host: Running, method: str, rest: str) -> None:
     """A connection that the client wants closed is not for the express way."""

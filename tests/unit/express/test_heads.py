@@ -1,10 +1,14 @@
-"""The heads of answers that are plain."""
+"""The heads of answers that are plain, and calls that are handed on."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from runtime.express import plain_head
+from runtime.calls import Call
+from runtime.exchange import Exchange
+from runtime.express import Begun, closing, plain_head
 
 
 def blob(*pairs: tuple[str, str]) -> bytes:
@@ -38,3 +42,20 @@ def test_a_status_without_a_name() -> None:
 def test_heads_that_are_not_plain(status: int, headers: list[tuple[str, str]]) -> None:
     """The engine has to see to these, or to refuse them."""
     assert plain_head(status, blob(*headers)) is None
+
+
+@pytest.mark.anyio
+async def test_a_call_that_nobody_goes_on_with_is_left() -> None:
+    """As where the engine refuses its request after all."""
+    left: list[Exchange] = []
+    exchange = Exchange(Call(1, "1", "a", "b"), 60, asyncio.get_running_loop(), left.append)
+    begun = Begun(exchange)
+    del begun
+
+    assert left == [exchange]
+
+
+def test_the_last_answer_of_a_connection_says_so() -> None:
+    assert closing(b"HTTP/1.1 200 OK\r\na: b\r\n\r\nhi\r\n") == (
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\na: b\r\n\r\nhi\r\n"
+    )

@@ -51,6 +51,8 @@ heads = st.builds(
 
 @given(heads, st.sampled_from([b"", b"hi", b"h", b"hi!", b"GET / HTTP/1.1\r\n\r\n"]))
 @example(PLAIN[:-2], b"hi")
+@example(b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nContent-Length: 2\r\n\r\n", b"hi")
+@example(b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", b"")
 def test_nothing_is_read_otherwise_than_by_h11(head: bytes, body: bytes) -> None:
     found = plain_request(head + body)
 

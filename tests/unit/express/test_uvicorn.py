@@ -24,7 +24,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
-        self.closing = False
+        self.closing = self.paused = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -36,10 +36,10 @@ class FakeTransport(asyncio.Transport):
         return self.closing
 
     def pause_reading(self) -> None:
-        pass
+        self.paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.paused = False
 
 
 class FakeExpress:
@@ -135,6 +135,28 @@ async def test_the_next_ones_wait_for_their_turn(client: Client) -> None:
 
     assert client.transport.written.startswith(b"one\r\nHTTP/1.1 200 OK")
     assert client.transport.written.endswith(b"ordinaryone\r\n")
+
+
+async def test_reading_goes_on_when_all_that_came_has_its_answer(client: Client) -> None:
+    """Not at each answer: or a client could have as many requests wait here as it can send."""
+    client.protocol.data_received(REQUEST * 4)
+    await asyncio.sleep(0)
+    assert client.transport.paused
+    client.express.exchanges[0].answered(PLAIN)
+    waiting = len(client.protocol.pipeline)
+    assert (client.transport.paused, waiting) == (True, 2)
+    await client.written(b"ordinaryHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nordinaryHTTP")
+
+    assert not client.transport.paused
+
+
+@pytest.mark.parametrize("request_line", [b"POST http://host HTTP/1.1", b"POST /\xff HTTP/1.1", b"GARBAGE"])
+async def test_what_cannot_be_read(client: Client, request_line: bytes) -> None:
+    """Is answered 400, also where it is not whole."""
+    client.express.takes = False
+    client.protocol.data_received(REQUEST.replace(b"POST /a HTTP/1.1", request_line)[:-1])
+
+    assert client.transport.written.startswith(b"HTTP/1.1 400")
 
 
 async def test_a_request_that_is_not_whole_goes_the_ordinary_way(client: Client) -> None:
