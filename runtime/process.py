@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import socket
 from collections import deque
@@ -22,6 +23,7 @@ from .worker import process as worker_process
 from .worker.output import STACK_SIGNAL
 
 STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
+FRAMES = re.compile(rb"\n.*\n\Z", re.DOTALL)  # the first line is a heading; a last one without its end is not whole
 STACK_SIZE = 64 * 1024
 LOST = "its zygote ended"
 FULL = "other hosts have all the workers that the function may have"
@@ -180,7 +182,7 @@ class Process:
         with anyio.move_on_after(STACK_WAIT):
             while not self.ended.is_set():
                 written = os.pread(self.faults, STACK_SIZE, before)
-                if written and written == text:  # it comes in pieces
+                if written == text and FRAMES.search(written):  # it comes in pieces
                     break
                 text = written
                 await anyio.sleep(0.002)
