@@ -75,7 +75,7 @@ CALLBACKS = Family("spaces_callbacks", "gauge", "Callbacks that have not arrived
 
 
 def write(figures: Figures, submitted: Submitted | None = None) -> Iterator[bytes]:
-    """The text, in pieces that take well under a millisecond each, however many functions there are."""
+    """The text, in pieces, so that others get their turn between them."""
     yield _of_the_host(figures).encode()
     rows = [(_own(*key), series) for key, series in sorted(figures.series.items())]
     for family, samples in _BY_FUNCTION:
