@@ -11,12 +11,10 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from time import monotonic, time
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 
-from .bases import passed_environment
 from .calls import Result
 from .channel import CallQueue, Channel
 from .errors import HostError, LoadFailed, NoFreeWorker, StartFailed, StillLoading, WorkerDied
@@ -25,54 +23,18 @@ from .process import FULL, LOST, Process
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote
+from .specification import NOTHING, specification
 from .tasks import Tasks
 from .worker import wire
-from .worker.process import OPEN_FILES
 
 GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that turns to answer a PING
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
 RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
 KILL_WAIT = 5.0  # seconds after which a killed process is given up
 RETRY_AFTER = {"Retry-After": "1"}
-NOTHING: Mapping[str, str] = MappingProxyType({})
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
 log = logging.getLogger("spaces.worker")
-
-
-def specification(
-    function: Function, snapshot: Snapshot, *, environment: Mapping[str, str] = NOTHING, debug: bool
-) -> dict[str, Any]:
-    """What a zygote is told of a function: the JSON that `worker/zygote.py` reads.
-
-    `environment` is the host's; where the settings have a variable of the same name, that one is passed.
-    """
-    settings = function.settings
-    return {
-        "space": function.space,
-        "name": function.name,
-        "function_id": function.id,
-        "convention": snapshot.entrypoint.convention,
-        "target": snapshot.entrypoint.target,
-        "app": snapshot.entrypoint.app,
-        "entry": snapshot.entry,
-        "folder": snapshot.folder,
-        "search": snapshot.search,
-        "modules": [
-            [module.name, module.path, module.code.decode("latin-1"), module.package, module.late]
-            for module in snapshot.modules
-        ],
-        "env": passed_environment({**environment, **settings.env}),
-        "secrets": settings.secrets,
-        "memory": settings.memory,
-        "open_files": OPEN_FILES,
-        "fork": settings.fork,
-        "concurrency": settings.concurrency,
-        "max_body": settings.max_body,
-        "max_response": settings.max_response,
-        "debug": debug,
-        "preload": settings.preload,
-    }
 
 
 class Generation:
@@ -161,15 +123,24 @@ class Worker:
     """One process running a function, and the calls in it. It takes calls at once: its socket holds them."""
 
     def __init__(
-        self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop, *, most: int, wanted: bool
+        self,
+        generation: Generation,
+        home: Home,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        most: int,
+        wanted: bool,
+        ahead: bool = False,
     ) -> None:
-        """`most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits."""
+        """`most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits.
+
+        One that is started `ahead` is none of the generation's workers until it joins them.
+        """
         ours, theirs = socket.socketpair()
         queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
         self.wanted = wanted
-        self.idle_since = monotonic()
         self.is_ready = False
         self.has_answered = False
         self.leaving = False
@@ -182,14 +153,27 @@ class Worker:
             sockets = (theirs,) if queue is None else (theirs, queue.theirs)
             try:
                 self.process: Process = generation.zygote.fork(
-                    sockets, fresh=generation.fresh, most=most, wanted=wanted
+                    sockets, fresh=generation.fresh, most=most, wanted=wanted, ahead=ahead
                 )
             except OSError:
                 self.channel.close()
                 raise
-        generation.workers.add(self)
-        generation.used = True
+        self._is_spare = ahead
+        if not ahead:
+            self.join()
         self.process.on_end(self._ended)
+
+    def join(self) -> None:
+        """From now on it counts, and is given calls."""
+        self._is_spare = False
+        self.idle_since = monotonic()
+        self.generation.workers.add(self)
+        self.generation.used = True
+
+    def discard(self) -> None:
+        """End one that has run nothing, without its exit handlers: it has nothing to clean up."""
+        self.leaving = True
+        self._kill()
 
     @property
     def refused(self) -> bool:
@@ -337,6 +321,9 @@ class Worker:
         if self.is_gone:
             return
         self.is_gone = self.leaving = True
+        if self._is_spare:
+            self.channel.close()
+            return
         self._home.removed(self)
         self.channel.drain()
         unstarted = self._unstarted + self.channel.take_back()

@@ -18,11 +18,12 @@ import anyio
 import anyio.to_thread
 
 from .errors import LoadFailed, NotFound
-from .generation import FRAME, NOTHING, Generation
+from .generation import FRAME, Generation
 from .pool import Pool
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Spawner
+from .specification import NOTHING
 
 RETRY_AFTER = 1.0  # seconds in which a failed import is not tried again by calls
 ATTEMPTS = 5  # how often files may change under a load before what was read is taken as it is

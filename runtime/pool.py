@@ -11,10 +11,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any
 
+from .ahead import Ahead
 from .calls import Call, Result
 from .deadlines import Deadlines
 from .errors import FunctionTimeout, HeadTooLarge, HostError, LoadFailed, NoFreeWorker, Overloaded, StartFailed
@@ -69,6 +71,7 @@ class Pool:
         self._tick: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
         self._turns = Turns(self, self._add_worker, self._serve_waiting)
+        self._ahead = Ahead(self._loop, partial(self._start, ahead=True))
         self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
 
     # Calls in.
@@ -169,9 +172,8 @@ class Pool:
 
     def _add_worker(self) -> bool:
         assert self.current is not None
-        most = self.function.settings.max_workers
         try:
-            worker = Worker(self.current, self, self._loop, most=most, wanted=bool(self.waiting))
+            worker = self._ahead.take(self.current) or self._start(self.current)
         except OSError as error:  # the host may open no more files, most likely
             log.error("no worker of %s can be started: %s", self.function.label, error)
             if not self.current.workers:
@@ -182,7 +184,12 @@ class Pool:
             self.stats.cold_starts += 1
             self._free.append(worker)
             self._idle.watch()
+            self._ahead.soon(self.current)
         return not worker.is_gone
+
+    def _start(self, generation: Generation, *, ahead: bool = False) -> Worker:
+        most, wanted = self.function.settings.max_workers, bool(self.waiting)
+        return Worker(generation, self, self._loop, most=most, wanted=wanted, ahead=ahead)
 
     # Generations.
 
@@ -192,6 +199,7 @@ class Pool:
         self._turns.restart(generation)
         warm = len(before.workers) if before is not None and before is not generation else 0
         self._free.clear()
+        self._ahead.drop()
         self._hot = None
         if generation.is_async:  # its workers are given `concurrency` calls, whatever those before were given
             self._pace.slow_down()
@@ -213,6 +221,7 @@ class Pool:
 
     def retire(self) -> None:
         """End the processes as they finish; what they were made from is kept for a next call."""
+        self._ahead.drop()
         if self.current is not None:
             self.current.retire()
 
@@ -226,6 +235,7 @@ class Pool:
     def close(self) -> None:
         """End every process of this function now."""
         self._idle.stop()
+        self._ahead.drop()
         if self._tick is not None:
             self._tick.cancel()
         if self.current is not None:

@@ -19,12 +19,12 @@ from .deadlines import Deadlines
 from .entrypoints import FILES
 from .errors import Draining
 from .exchange import Exchange
-from .generation import NOTHING
 from .loading import Loading, Sources
 from .pool import OnOutput, Pool
 from .registry import Function, Registry
 from .share import WHOLE, Share
 from .spawner import Spawner
+from .specification import NOTHING
 from .tasks import Tasks
 from .telemetry import FunctionStats
 
@@ -59,7 +59,7 @@ class Pools:
         self._environment = environment
         self._stats = stats
         self._debug = debug
-        self._limiter = anyio.CapacityLimiter(LOADS_AT_ONCE)
+        self._limiter = anyio.CapacityLimiter(max(1, share.part(LOADS_AT_ONCE)))
         self._loadings: dict[int, Loading] = {}
         self._leaving: list[Pool] = []  # of functions that are no more, with calls that still run
         self._loop = asyncio.get_running_loop()

@@ -116,6 +116,11 @@ class Spawner:
             await self._bases.__aexit__()
 
     @property
+    def shared(self) -> bool:
+        """Whether other hosts fork from the same zygotes."""
+        return self._bases is None
+
+    @property
     def lines(self) -> Iterable[Line]:
         """Those there are."""
         return self._lines.values()
@@ -250,11 +255,13 @@ class Zygote:
             raise LoadFailed(self._answer.message, details={**found, "traceback": self._answer.traceback})
         raise LoadFailed(f"importing it ended the process: {self._process.reason()}")
 
-    def fork(self, sockets: Sequence[socket.socket], *, fresh: bool, most: int, wanted: bool) -> Process:
+    def fork(
+        self, sockets: Sequence[socket.socket], *, fresh: bool, most: int, wanted: bool, ahead: bool = False
+    ) -> Process:
         """A worker on its sockets: forked from the imported handler, or (`fresh`) with an import of its own.
 
         It ends before it began, as FULL, where the hosts together have `most` already; if it is `wanted`, there
-        is news of the first place that is free.
+        is news of the first place that is free. One that is started `ahead` rehearses first.
         """
         ends = [sock.fileno() for sock in sockets]
         if fresh:
@@ -263,7 +270,8 @@ class Zygote:
             fds = self._spec, self._output.write_end, *ends
             return line.family.fork(line.control, "fresh", fds, key=self.key, most=most, wanted=wanted)
         assert self._control is not None
-        return self._family.fork(self._control, "fork", (self._output.write_end, *ends), most=most, wanted=wanted)
+        told = {"most": most, "wanted": wanted, "ahead": ahead, "shared": self._spawner.shared}
+        return self._family.fork(self._control, "fork", (self._output.write_end, *ends), **told)
 
     def pass_on(self, *, fresh: bool) -> None:
         """The place that was offered is somebody else's."""
@@ -294,6 +302,11 @@ class Zygote:
             self._control.close()
         if self._line is not None and self._process is not None:
             self._line.family.release(self._process)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts fork from it too."""
+        return self._spawner.shared
 
     @property
     def alive(self) -> bool:

@@ -56,7 +56,8 @@ class FunctionZygote(Parent):
         if message["op"] == "pass":
             self._places.passed(seat)
             return
-        self.patience_ms = SPARE_AFTER_MS
+        if message["shared"]:  # else the host itself has started a worker ahead
+            self.patience_ms = SPARE_AFTER_MS
         if not self._places.take(seat, message["most"], wanted=message["wanted"]):
             self.refuse(seat, message, fds)
             return
@@ -65,6 +66,8 @@ class FunctionZygote(Parent):
 
         def run() -> NoReturn:
             self._settle()
+            if message["ahead"]:
+                rehearse()
             self._work(fds)
 
         if self.answer_fork(seat, message, fds, run) is None:
@@ -126,8 +129,7 @@ class FunctionZygote(Parent):
         """In the spare: until it is wanted, or the zygote has ended."""
         ours.close()
         self._settle()
-        with suppress(OSError):  # an import may have left no room for sockets
-            loop.rehearse()  # what a first call writes to is then this process's own already
+        rehearse()
         data, fds, _, _ = recv_fds(theirs, 1, 8)
         if not data:
             _exit(0)
@@ -135,6 +137,12 @@ class FunctionZygote(Parent):
         for fd in fds:
             set_inheritable(fd, False)
         self._work(fds)
+
+
+def rehearse() -> None:
+    """In a process that nobody waits for: what a first call writes to is then its own already."""
+    with suppress(OSError):  # an import may have left no room for sockets
+        loop.rehearse()
 
 
 def read_spec(spec_fd: int) -> dict[str, Any]:

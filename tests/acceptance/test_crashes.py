@@ -407,14 +407,14 @@ def test_crashes_leave_nothing_behind(site: Site) -> None:
         assert host.call("d/fine").text == "fine"
         eventually(lambda: not host.status("d/crashing")["workers"], "the end of the workers")
         eventually(lambda: not host.status("d/cold")["workers"], "the end of the workers")
-        # At most the base, a worker, two zygotes, and a spare of each are left.
-        eventually(lambda: len(host.descendants()) <= 6, "the end of the zygotes")
+        eventually(lambda: len(host.descendants()) == 6, "the base, a worker, two zygotes, and a spare of each")
 
     everything(20, 5)
     files, memory = open_files(host), memory_of(host.process.pid)
     everything(200, 50)
 
-    eventually(lambda: open_files(host) <= files, f"{files} open files again")
+    most = files + 1  # of a spare that was seen the host had perhaps not heard by then
+    eventually(lambda: open_files(host) <= most, f"{files} open files again")
     eventually(lambda: not zombies(host), "an end of zombies")
     assert memory_of(host.process.pid) - memory < 16 * 1024
 
@@ -433,7 +433,7 @@ def test_a_host_that_may_open_no_more_files(site: Site) -> None:
         resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (open_files(host) + spare, before[1]))
         answers = [host.call(f"d/{name}").status_code for name in ("second", "third")]
         assert set(answers) <= {200, 503}
-        assert spare or answers == [503, 503]
+        assert spare or answers[1] == 503  # `second` may have a process that was started ahead
         assert host.call("d/first").json() == pid
 
     resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, before)

@@ -67,6 +67,13 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self.clock.now
 
 
+#: The marks of a module of tests whose clock jumps.
+ON_STAGE = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": JumpingLoop})], ids=["staged"]),
+]
+
+
 def loop_time() -> float:
     """What `monotonic` is while a test is on stage."""
     return asyncio.get_running_loop().time()
@@ -222,8 +229,10 @@ class SimulatedWorker:
 class SimulatedZygote:
     """Forks simulated workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool) -> None:
         self.workers: list[SimulatedWorker] = []
+        self.shared = shared  # by several hosts: so the pool starts nothing ahead
+        self.spares: list[SimulatedWorker] = []  # what it did start ahead
         self.alive = True
         self.closed = False
         self.exhausted = False  # the host can open no more files
@@ -231,14 +240,14 @@ class SimulatedZygote:
         self.passed = 0  # offers
         self.full = False  # other hosts have all the workers
 
-    def fork(self, sockets: Any, *, fresh: bool, most: int, wanted: bool) -> Process:
+    def fork(self, sockets: Any, *, fresh: bool, most: int, wanted: bool, ahead: bool = False) -> Process:
         if self.exhausted:
             raise OSError(24, "Too many open files")
         process = SimulatedProcess()
         if self.alive and self.full:
             asyncio.get_running_loop().call_soon(process.finished, None, FULL)
         elif self.alive:
-            self.workers.append(SimulatedWorker(process, sockets))
+            (self.spares if ahead else self.workers).append(SimulatedWorker(process, sockets))
         else:
             process.finished(None, "its zygote ended")
         return process
@@ -253,7 +262,7 @@ class SimulatedZygote:
     def die(self) -> None:
         """As a zygote does: with all that it forked."""
         self.alive = False
-        for worker in self.workers:
+        for worker in (*self.workers, *self.spares):
             worker.die(None, reason="its zygote ended")
 
     def end_import(self) -> None:
@@ -298,8 +307,10 @@ def function(**settings: Any) -> Function:
 class Stage:
     """One function's pool, and everything around it."""
 
-    def __init__(self, kind: str = "sync", **settings: Any) -> None:
+    def __init__(self, kind: str = "sync", *, alone: bool = False, **settings: Any) -> None:
+        """`alone`: no other host forks from its zygotes."""
         self.kind = kind
+        self.alone = alone
         self.function = function(**settings)
         self.loop = asyncio.get_running_loop()
         self.tasks = Tasks()
@@ -321,7 +332,7 @@ class Stage:
 
     def generation(self, kind: str | None = None) -> Generation:
         """A newly loaded one."""
-        zygote = SimulatedZygote()
+        zygote = SimulatedZygote(shared=not self.alone)
         self.zygotes.append(zygote)
         loaded = Loaded(kind=kind or self.kind, takes=("data",), extras={}, import_seconds=0.0, unsafe=None)
         snapshot = Snapshot("demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset())
@@ -335,8 +346,13 @@ class Stage:
 
     @property
     def workers(self) -> list[SimulatedWorker]:
-        """Every worker process there ever was, in the order of their forks."""
+        """Every worker process there ever was, in the order of their forks; without those started ahead."""
         return [worker for zygote in self.zygotes for worker in zygote.workers]
+
+    @property
+    def processes(self) -> list[SimulatedWorker]:
+        """The workers, and those started ahead."""
+        return [*self.workers, *(spare for zygote in self.zygotes for spare in zygote.spares)]
 
     def worker(self, number: int = 0) -> SimulatedWorker:
         return self.workers[number]
@@ -369,11 +385,14 @@ class Stage:
     async def close(self) -> None:
         """End what is left."""
         self.pool.close()
-        for worker in self.workers:
+        for worker in self.processes:
             worker.process.immortal = False
             worker.die(-9)
         await self.settle()
         await self.tasks.cancel()
+
+
+MakeStage = Callable[..., Stage]
 
 
 async def outcome(exchange: Exchange) -> Result | bytes | HostError:

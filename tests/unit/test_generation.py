@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import generation as generation_module
-from runtime.entrypoints import Entrypoint
 from runtime.errors import FunctionTimeout, LoadFailed, StartFailed, WorkerDied
-from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation, is_long, place, specification
+from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation, is_long, place
 from runtime.process import LOST, STACK_WAIT
 from runtime.snapshots import Snapshot
-from runtime.sources import Signature
 from runtime.worker import wire
-from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, function, jump_clocks
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage, function
 
-pytestmark = pytest.mark.anyio
+pytestmark = ON_STAGE
 
-MakeStage = Callable[..., Stage]
 STOPPED = STACK_WAIT + 0.1
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": JumpingLoop}
-
-
-@pytest.fixture
-async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeStage]:
-    """Stages that are cleared after the test."""
-    jump_clocks(monkeypatch)
-    stages: list[Stage] = []
-
-    def new(kind: str = "sync", **settings: Any) -> Stage:
-        stages.append(Stage(kind, **settings))
-        stages[-1].swap()
-        return stages[-1]
-
-    yield new
-    for stage in stages:
-        await stage.close()
 
 
 async def begin(stage: Stage) -> tuple[asyncio.Task[Any], SimulatedWorker, int]:
@@ -233,31 +208,6 @@ async def test_a_load_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(LoadFailed, match="Too many open files"):
         await Generation.load(function(), snapshot, None, print, debug=False)  # type: ignore[arg-type]
-
-
-async def test_what_a_zygote_is_told() -> None:
-    """All that its processes need, secrets among them, and of the environment what is passed on."""
-    snapshot = Snapshot("demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset())
-    settings = {"env": {"OWN": "1"}, "secrets": {"key": "value"}, "memory": 5, "max_body": 7}
-
-    told = specification(function(**settings), snapshot, debug=True)
-
-    assert told["env"]["OWN"] == "1"
-    assert "PYTEST_CURRENT_TEST" not in told["env"]
-    assert (told["secrets"], told["memory"], told["max_body"], told["debug"]) == ({"key": "value"}, 5, 7, True)
-    assert (told["space"], told["name"], told["folder"], told["fork"]) == ("demo", "stock", "/demo", "auto")
-    assert told["open_files"] > 0
-    assert (told["convention"], told["target"], told["app"]) == ("handle", "", "")
-
-
-async def test_a_zygote_is_told_which_function_of_the_file_it_is() -> None:
-    """By the file that was taken, not by what the registry knew before."""
-    entry = Entrypoint(Signature(1, "sync", ()), "kernel", "buy", "shop")
-    snapshot = Snapshot("demo", "stock", "/a.py", "/", ("/",), (), "d", frozenset(), frozenset(), entry)
-
-    told = specification(function(), snapshot, debug=False)
-
-    assert (told["convention"], told["target"], told["app"]) == ("kernel", "buy", "shop")
 
 
 async def test_a_long_body_is_one_that_does_not_fit_into_its_call(make: MakeStage) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -27,39 +26,15 @@ from runtime.pace import MAX_DEPTH
 from runtime.pool import GROW_AFTER, MAX_HEAD, MOMENT, RECLAIM_AFTER, RESPITE, STALLED
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
-from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage
 
-pytestmark = pytest.mark.anyio
+pytestmark = ON_STAGE
 
 LONG = (bytes(wire.INLINE + 1),)
 TICK = GROW_AFTER * 1.1
 STUCK = RECLAIM_AFTER + 3 * TICK  # seconds after which what is behind a long call has another worker
 STOPPED = STACK_WAIT + 0.05  # seconds in which a process that must be killed is
 FAST = 120  # so many answers that took no time make a worker fast
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": JumpingLoop}
-
-
-@pytest.fixture
-async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeStage]:
-    """Stages that are cleared after the test; `loaded`: the pool has its first generation."""
-    jump_clocks(monkeypatch)
-    stages: list[Stage] = []
-
-    def new(kind: str = "sync", *, loaded: bool = True, **settings: Any) -> Stage:
-        stages.append(Stage(kind, **settings))
-        if loaded:
-            stages[-1].swap()
-        return stages[-1]
-
-    yield new
-    for stage in stages:
-        await stage.close()
 
 
 async def begin(stage: Stage, **fields: Any) -> tuple[asyncio.Task[Any], SimulatedWorker, int]:

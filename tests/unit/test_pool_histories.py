@@ -60,10 +60,11 @@ class PoolHistory(RuleBasedStateMachine):
         max_waiting=st.integers(1, 12),
         loaded=st.booleans(),
         fast=st.booleans(),
+        alone=st.booleans(),
     )
-    def begin(self, kind: str, loaded: bool, fast: bool, **limits: int) -> None:
+    def begin(self, kind: str, loaded: bool, fast: bool, alone: bool, **limits: int) -> None:
         async def make() -> Stage:
-            return Stage(kind, timeout=TIMEOUT, idle_timeout=IDLE, concurrency=2, **limits)
+            return Stage(kind, alone=alone, timeout=TIMEOUT, idle_timeout=IDLE, concurrency=2, **limits)
 
         self.stage = self.loop.run_until_complete(make())
         self.pool = self.stage.pool
@@ -103,7 +104,7 @@ class PoolHistory(RuleBasedStateMachine):
 
     def pick(self, which: int, *, running: bool) -> tuple[SimulatedWorker | None, int]:
         """A worker that lives, and a call in it."""
-        workers = [worker for worker in self.stage.workers if worker.alive and (worker.running or not running)]
+        workers = [worker for worker in self.stage.processes if worker.alive and (worker.running or not running)]
         if not workers:
             return None, 0
         worker = workers[which % len(workers)]
@@ -243,7 +244,7 @@ class PoolHistory(RuleBasedStateMachine):
                 assert exchange not in self.pool.waiting
 
     def no_call_is_begun_twice(self) -> None:
-        begun = Counter(number for worker in self.stage.workers for number in worker.begun)
+        begun = Counter(number for worker in self.stage.processes for number in worker.begun)
         assert not begun or max(begun.values()) == 1
 
     def who_waits_is_in_order(self) -> None:
@@ -309,7 +310,7 @@ class PoolHistory(RuleBasedStateMachine):
             await self.stage.sleep(0.01)
             if not self.pool.busy:
                 break
-            for worker in self.stage.workers:
+            for worker in self.stage.processes:
                 if worker.alive:
                     self._serve(worker.ready())
             if self.pool.current is not None and not self.pool.current.alive:
@@ -325,7 +326,8 @@ class PoolHistory(RuleBasedStateMachine):
         self.clients_get_what_is_theirs()
         assert self.pool.busy == 0
         await self.stage.sleep(STALLED + 10 * IDLE)
-        assert sum(worker.alive for worker in self.stage.workers) == len(self.pool.workers)
+        alive, spare = sum(process.alive for process in self.stage.processes), self.pool._ahead._spare
+        assert alive == len(self.pool.workers) + (spare is not None and not spare.is_gone)
         assert len(self.pool.workers) <= self.pool.function.settings.min_workers
         assert all(zygote.closed for zygote in self.stage.zygotes[:-1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,32 +9,9 @@ import pytest
 from runtime.calls import Result
 from runtime.errors import NoFreeWorker, Overloaded
 from runtime.turns import SLICE
-from tests.unit.simulated import JumpingLoop, SimulatedZygote, Stage, jump_clocks
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedZygote, Stage
 
-pytestmark = pytest.mark.anyio
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": JumpingLoop}
-
-
-@pytest.fixture
-async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeStage]:
-    """Stages that are cleared after the test."""
-    jump_clocks(monkeypatch)
-    stages: list[Stage] = []
-
-    def new(kind: str = "sync", **settings: Any) -> Stage:
-        stages.append(Stage(kind, **settings))
-        stages[-1].swap()
-        return stages[-1]
-
-    yield new
-    for stage in stages:
-        await stage.close()
+pytestmark = ON_STAGE
 
 
 def zygote(stage: Stage) -> SimulatedZygote:

@@ -22,6 +22,7 @@ from runtime.worker.output import STACK_SIGNAL
 
 MAIN = Path(__file__).parents[3] / "runtime/worker/__main__.py"
 PATIENCE = 20.0
+WISH = {"most": 16, "wanted": True, "ahead": False, "shared": True}  # how a host asks for a worker
 
 
 def hear(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -126,11 +127,11 @@ class Base:
         os.write(fd, json.dumps({**spec, **settings}).encode())
         return fd
 
-    def ask(self, control: socket.socket, op: str, fds: list[int], sockets: list[socket.socket]) -> Forked:
+    def ask(self, control: socket.socket, op: str, fds: list[int], sockets: list[socket.socket], **how: bool) -> Forked:
         """Have a process forked that gets these descriptors, and one for its stack."""
         faults = os.memfd_create("faults")
         self._loads += 1
-        asked = {"op": op, "id": 5, "key": str(self._loads), "most": 16, "wanted": True}
+        asked = {"op": op, "id": 5, "key": str(self._loads), **WISH, **how}
         socket.send_fds(control, [json.dumps(asked).encode()], [*fds, faults])
         message, received = hear(control)
         assert message["op"] == "forked"
@@ -148,7 +149,7 @@ class Base:
         os.close(spec)
         return forked
 
-    def worker(self, zygote: Forked, channels: int = 2) -> Forked:
+    def worker(self, zygote: Forked, channels: int = 2, **how: bool) -> Forked:
         """A worker of a function zygote; `sockets` are its channel and, for sync ones, its queue."""
         types = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)[:channels]
         pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in types]
@@ -157,6 +158,7 @@ class Base:
             "fork",
             [self.write_end, *(theirs.fileno() for _, theirs in pairs)],
             [ours for ours, _ in pairs],
+            **how,
         )
         for _, theirs in pairs:
             theirs.close()
@@ -191,7 +193,7 @@ def base(tmp_path: Path) -> Iterator[Base]:
 
 def fork_message(number: int) -> bytes:
     """A host's wish for a worker."""
-    return json.dumps({"op": "fork", "id": number, "most": 16, "wanted": True}).encode()
+    return json.dumps({"op": "fork", "id": number, **WISH}).encode()
 
 
 PLAIN = "import os\ndef handle(data):\n    return os.getpid()\n"
@@ -417,6 +419,21 @@ def test_an_async_worker_that_was_forked_ahead(base: Base) -> None:
     assert worker.frames(1)[0][0] == wire.READY
     assert worker.pid == ahead
     assert worker.call() == (200, str(ahead).encode())
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_worker_that_its_host_has_started_ahead(base: Base, kind: str) -> None:
+    """It is a worker like any other, once it has rehearsed."""
+    zygote = base.load(f"import os\n{kind} handle(data):\n    return os.getpid()\n")
+    ready(zygote)
+    channels = 2 if kind == "def" else 1
+    first = base.worker(zygote, channels, shared=False)
+    ahead = base.worker(zygote, channels, shared=False, ahead=True)
+
+    for worker in (ahead, first):
+        assert worker.frames(1)[0][0] == wire.READY
+        assert worker.call() == (200, str(worker.pid).encode())
+    assert children(zygote) == [first.pid, ahead.pid]
 
 
 CHILDREN = """
