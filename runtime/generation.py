@@ -106,6 +106,9 @@ class Home(Protocol):
 
     tasks: Tasks
 
+    def started(self) -> None:
+        """One more worker is there."""
+
     def released(self, worker: Worker, exchange: Exchange, result: Result | None) -> None:
         """A call is over."""
 
@@ -169,6 +172,8 @@ class Worker:
         self.idle_since = monotonic()
         self.generation.workers.add(self)
         self.generation.used = True
+        if self.is_ready:
+            self._home.started()
 
     def discard(self) -> None:
         """End one that has run nothing, without its exit handlers: it has nothing to clean up."""
@@ -283,6 +288,8 @@ class Worker:
 
     def ready(self) -> None:
         self.is_ready = True
+        if not self._is_spare:
+            self._home.started()
 
     def released(self, exchange: Exchange, result: Result | None) -> None:
         self.has_answered = True

@@ -181,7 +181,6 @@ class Pool:
             return False
         if not worker.is_gone:
             self._grown_at = monotonic()
-            self.stats.cold_starts += 1
             self._free.append(worker)
             self._idle.watch()
             self._ahead.soon(self.current)
@@ -205,6 +204,7 @@ class Pool:
             self._pace.slow_down()
         if before is not None:
             before.retire()
+            self._ahead.soon(generation)
         settings = self.function.settings
         for _ in range(min(max(settings.min_workers, min(warm, 1)), settings.max_workers)):
             self._add_worker()
@@ -324,6 +324,9 @@ class Pool:
         self.stats.answered(exchange.status, now - exchange.accepted_at, started - exchange.accepted_at, in_handler)
 
     # What workers tell it.
+
+    def started(self) -> None:
+        self.stats.cold_starts += 1
 
     def released(self, worker: Worker, exchange: Exchange, result: Result | None) -> None:
         self._count(exchange, result)

@@ -7,6 +7,7 @@ a pidfd, so that what is killed is what was meant.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -22,6 +23,9 @@ import anyio
 from .worker import process as worker_process
 from .worker.output import STACK_SIGNAL
 
+# Of what the kernel needs to pass descriptors on: there may be too many of them on their way just now (unix(7)).
+SHORTAGES = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
+AGAIN = 0.02  # seconds until a message is sent again that it had no room for
 STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
 FRAMES = re.compile(rb"\n.*\n\Z", re.DOTALL)  # the first line is a heading; a last one without its end is not whole
 STACK_SIZE = 64 * 1024
@@ -49,6 +53,7 @@ class Control:
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
+        self._again: asyncio.TimerHandle | None = None
         self.closed = False
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
@@ -66,6 +71,8 @@ class Control:
         self.closed = True
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
+        if self._again is not None:
+            self._again.cancel()
         self._sock.close()
         for _, fds in self._unsent:
             _close_all(fds)
@@ -80,8 +87,12 @@ class Control:
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._flush)
                 return
-            except OSError:
-                self.close()
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    self.close()
+                    return
+                self._loop.remove_writer(self._sock)
+                self._again = self._loop.call_later(AGAIN, self._flush)
                 return
             self._unsent.popleft()
             _close_all(fds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from json import JSONDecoder, JSONEncoder
 from os import _exit, close, fork, getpid, kill, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
@@ -26,6 +27,8 @@ PATIENCE = pack("ll", 5, 0)  # seconds and microseconds in which a host must hav
 
 CUT = "cut"  # in place of what was asked, where not all of its descriptors came: we may have no more of them
 
+hosts = count(1)
+
 to_json = JSONEncoder(ensure_ascii=False).encode
 from_json = JSONDecoder().decode
 
@@ -36,7 +39,7 @@ class Seat:
     def __init__(self, control: socket, number: int = 0, host: int | None = None) -> None:
         self.control = control
         self.number = number  # by which the base zygote knows it
-        self.host = id(self) if host is None else host  # who may have several of them
+        self.host = next(hosts) if host is None else host  # who may have several of them
         self.children: set[int] = set()  # pidfds
         with suppress(OSError):
             control.setsockopt(SOL_SOCKET, SO_SNDTIMEO, PATIENCE)
@@ -48,6 +51,9 @@ class Seat:
                 send_fds(self.control, [encode(message)], fds)
             except BlockingIOError:  # it reads nothing, and others are not to wait for it
                 self.control.shutdown(SHUT_RDWR)
+            except OSError:
+                if fds:  # too many of them are on their way, perhaps: then it hears at least that there is something
+                    send_fds(self.control, [encode(message)], ())
 
     def hint(self, message: Message) -> None:
         """Tell the host what it can do without."""

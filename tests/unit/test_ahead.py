@@ -129,6 +129,18 @@ async def test_a_spare_ends_with_its_generation(make: MakeStage) -> None:
     assert not stage.pool.stats.deaths
 
 
+async def test_the_first_call_after_a_reload_takes_a_spare_too(make: MakeStage) -> None:
+    """The workers of the generation before had idled out, so nothing of the new one runs."""
+    stage = await begin(make)
+    await stage.sleep(IDLE * 2)
+    stage.swap()
+    await stage.sleep(QUIET * 2)
+    assert not stage.pool.workers
+    [spare] = spares(stage, 1)
+
+    await answered(stage, lambda: spare)
+
+
 async def test_there_is_none_where_there_are_no_descriptors(make: MakeStage) -> None:
     """Which is for those to say who need a worker."""
     stage = await begin(make)

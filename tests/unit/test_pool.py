@@ -109,6 +109,10 @@ async def test_calls_that_wait_too_long_get_a_worker_each(make: MakeStage) -> No
     await stage.sleep(1.0)
     assert len(stage.workers) == 3
     assert list(stage.pool.waiting) == exchanges[3:]
+    assert stage.pool.stats.cold_starts == 0
+    for worker in stage.workers:
+        worker.ready()
+    await stage.settle()
     assert stage.pool.stats.cold_starts == 3
 
 

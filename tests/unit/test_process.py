@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -18,11 +19,11 @@ import pytest
 
 from runtime.process import FULL, Control, Family, Process
 from runtime.worker.process import EXIT_MEMORY
+from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
 
 
 class Line:
@@ -57,19 +58,24 @@ async def line(anyio_backend: str) -> AsyncIterator[Line]:
     made.theirs.close()
 
 
-async def until(condition: Any) -> None:
-    """Let the loop turn until this is so."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.sleep(0.001)
-
-
 def pipe_with(data: bytes) -> int:
     """A descriptor to read this from."""
     reader, writer = os.pipe()
     os.write(writer, data)
     os.close(writer)
     return reader
+
+
+async def received(line: Line) -> tuple[bytes, list[int]]:
+    """The next message that the host has sent, and its descriptors."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(line.theirs, 4000, 2)
+            except BlockingIOError:
+                await anyio.sleep(0)
+            else:
+                return data, fds
 
 
 def open_files() -> int:
@@ -117,19 +123,43 @@ async def test_messages_wait_for_room(line: Line) -> None:
         line.control.send({"n": n, "padding": "x" * 2000}, [fd])
     os.close(fd)
 
-    received = []
-    with anyio.fail_after(PATIENCE):
-        while len(received) < 500:
-            try:
-                data, fds, _, _ = socket.recv_fds(line.theirs, 4000, 2)
-            except BlockingIOError:
-                await anyio.sleep(0)
-                continue
-            os.close(fds[0])
-            received.append(int(data.split(b",")[0].split()[1]))
+    numbers = []
+    while len(numbers) < 500:
+        data, fds = await received(line)
+        os.close(fds[0])
+        numbers.append(int(data.split(b",")[0].split()[1]))
 
-    assert received == list(range(500))
+    assert numbers == list(range(500))
     assert open_files() == before
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS])
+async def test_what_the_kernel_has_no_room_for_is_sent_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing is lost, and nothing overtakes it."""
+    refused, send = [], socket.send_fds
+
+    def no_room(sock: socket.socket, data: Any, fds: Any) -> int:
+        if len(refused) < 2:
+            refused.append(data)
+            raise OSError(number, os.strerror(number))
+        return send(sock, data, fds)
+
+    monkeypatch.setattr(socket, "send_fds", no_room)
+    fd = pipe_with(b"inside")
+    line.control.send({"op": "first"}, [fd])
+    line.control.send({"op": "second"})
+    os.close(fd)
+
+    first, [inside] = await received(line)
+    second, nothing = await received(line)
+
+    assert (first, os.read(inside, 100)) == (b'{"op": "first"}', b"inside")
+    assert (second, nothing) == (b'{"op": "second"}', [])
+    assert len(refused) == 2
+    assert not line.control.closed
+    os.close(inside)
 
 
 async def test_the_end_of_a_zygote_is_told_once(line: Line) -> None:
