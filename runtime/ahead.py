@@ -38,7 +38,11 @@ class Ahead:
     def soon(self, generation: Generation) -> None:
         """A worker was wanted: have a spare of this generation once no more of them are."""
         self._hold()
-        if not (generation.fresh or generation.zygote.shared):
+        if generation.fresh:
+            return
+        if generation.zygote.shared:
+            generation.zygote.expect()
+        else:
             self._timer = self._loop.call_later(QUIET, self._prepare, generation)
 
     def drop(self) -> None:

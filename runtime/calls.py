@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 EPOCH_MS = 1_704_067_200_000  # 2024-01-01T00:00:00Z: call ids count milliseconds from here
+MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
+MAX_METHOD = 255  # bytes
 SEQUENCE_BITS = 11  # 42 bits of milliseconds and these make 53, the integers JSON clients can hold
 
 Headers = list[tuple[bytes, bytes]]
@@ -45,6 +47,11 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     timeout: float | None = None
     schedule_id: int = 0
     scheduled_time: float = 0.0
+
+    @property
+    def head_size(self) -> int:
+        """Bytes of path, query and headers together."""
+        return len(self.path) + len(self.query) + len(self.headers)
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

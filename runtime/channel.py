@@ -63,8 +63,9 @@ class CallQueue:
     kernel decides between them, so a call is run once or is ours again, whatever happens to the worker.
     """
 
-    def __init__(self) -> None:
-        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, pair: tuple[socket.socket, socket.socket] | None = None) -> None:
+        """`pair`: one that was made before, by a host that had the worker then."""
+        self._ours, self.theirs = pair or socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def push(self, call: bytes) -> bool:
         """Add a CALL frame; False when there is no room for it now, or never as the worker has shut its end."""
@@ -84,6 +85,11 @@ class CallQueue:
             pass
         return streams
 
+    @property
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """Our end and the worker's."""
+        return self._ours, self.theirs
+
     def close(self) -> None:
         """The worker, once it has no calls, exits."""
         self._ours.close()
@@ -94,8 +100,14 @@ class Channel:
     """Frames out, frames in, and the calls they belong to, the oldest first."""
 
     def __init__(
-        self, sock: socket.socket, owner: Owner, loop: asyncio.AbstractEventLoop, queue: CallQueue | None
+        self,
+        sock: socket.socket,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        queue: CallQueue | None,
+        last_stream: int = 0,
     ) -> None:
+        """`last_stream`: of the calls that were sent by it before."""
         sock.setblocking(False)
         self.queue = queue
         self.exchanges: dict[int, Exchange] = {}
@@ -107,7 +119,7 @@ class Channel:
         self._loop = loop
         self._reader = wire.Reader()
         self._unsent: deque[memoryview] = deque()
-        self._last_stream = 0
+        self.last_stream = last_stream
         self._good_headers: set[bytes] = set()
         self.pongs = 0
         loop.add_reader(sock, self._readable)
@@ -115,7 +127,7 @@ class Channel:
     def start(self, exchange: Exchange, deadline: float) -> bool:
         """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
         call = exchange.call
-        stream = self._last_stream = (self._last_stream + 1) & 0xFFFFFFFF or 1
+        stream = self.last_stream = (self.last_stream + 1) & 0xFFFFFFFF or 1
         length = exchange.size
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
@@ -139,6 +151,13 @@ class Channel:
         for exchange in exchanges:
             exchange.channel, exchange.started_at = None, 0.0
         return exchanges
+
+    @property
+    def sockets(self) -> list[socket.socket] | None:
+        """What it consists of, as long as nothing is on its way that only this host could make sense of."""
+        if self.closed or self.exchanges or self._unsent or self._reader.pending:
+            return None
+        return [self._sock, *(self.queue.pair if self.queue is not None else ())]
 
     def cancel(self, exchange: Exchange) -> None:
         """Tell the worker that nobody wants the answer any more."""

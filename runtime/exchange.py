@@ -12,11 +12,12 @@ from time import monotonic
 from typing import Protocol
 
 from .calls import Call, Result
-from .errors import HostError
+from .errors import HostError, NoFreeWorker, StillLoading
 from .worker import wire
 
 PART = 4  # credit is given back in amounts of at least this part of the window
 GRANT = wire.WINDOW // PART
+RETRY_AFTER = {"Retry-After": "1"}
 CROWD = 4 * 1024 * 1024  # bytes; when clients leave more than this unread in all, each is allowed little
 
 
@@ -156,6 +157,18 @@ class Exchange:
             await self._wakeup
         if self._error is not None:
             raise self._error
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the request's body does not travel with the call, but follows."""
+        return self.size > wire.INLINE
+
+    def unbegun(self, label: str, *, loaded: bool) -> HostError:
+        """Why it was not begun in time, although the function was `loaded`, or because it was not."""
+        if loaded:
+            return NoFreeWorker(f"no worker of `{label}` became free within {self.timeout:g} s", headers=RETRY_AFTER)
+        message = f"`{label}` was still being imported after {self.timeout:g} s"
+        return StillLoading(message, details={"state": "loading"}, headers=RETRY_AFTER)
 
     @property
     def streaming(self) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Callable, Mapping
 from time import monotonic, time
@@ -17,22 +16,19 @@ import anyio
 
 from .calls import Result
 from .channel import CallQueue, Channel
-from .errors import HostError, LoadFailed, NoFreeWorker, StartFailed, StillLoading, WorkerDied
+from .errors import HostError, LoadFailed, StartFailed, WorkerDied
 from .exchange import Exchange
-from .process import FULL, LOST, Process
+from .process import FULL, LOST, Message, Process, place
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Loaded, Spawner, Zygote
 from .specification import NOTHING, specification
 from .tasks import Tasks
-from .worker import wire
 
 GRACE = 0.5  # seconds that a cancelled async call has to end, and a loop that turns to answer a PING
 REASON_WAIT = 1.0  # seconds to wait for how a process ended once its socket has closed
 RETIRE_WAIT = 5.0  # seconds that a worker without calls has to run its exit handlers
 KILL_WAIT = 5.0  # seconds after which a killed process is given up
-RETRY_AFTER = {"Retry-After": "1"}
-FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
 log = logging.getLogger("spaces.worker")
 
@@ -130,19 +126,17 @@ class Worker:
         generation: Generation,
         home: Home,
         loop: asyncio.AbstractEventLoop,
+        process: Process,
+        channel: socket.socket,
+        queue: CallQueue | None,
         *,
-        most: int,
-        wanted: bool,
+        last_stream: int = 0,
+        wanted: bool = False,
         ahead: bool = False,
     ) -> None:
-        """`most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits.
-
-        One that is started `ahead` is none of the generation's workers until it joins them.
-        """
-        ours, theirs = socket.socketpair()
-        queue = None if generation.is_async else CallQueue()
         self.generation = generation
         self.capacity = generation.capacity
+        self.process = process
         self.wanted = wanted
         self.is_ready = False
         self.has_answered = False
@@ -151,20 +145,68 @@ class Worker:
         self._unstarted: list[Exchange] = []
         self._home = home
         self._loop = loop
-        self.channel = Channel(ours, self, loop, queue)
-        with theirs:
-            sockets = (theirs,) if queue is None else (theirs, queue.theirs)
-            try:
-                self.process: Process = generation.zygote.fork(
-                    sockets, fresh=generation.fresh, most=most, wanted=wanted, ahead=ahead
-                )
-            except OSError:
-                self.channel.close()
-                raise
+        self.channel = Channel(channel, self, loop, queue, last_stream)
         self._is_spare = ahead
         if not ahead:
             self.join()
-        self.process.on_end(self._ended)
+        process.on_end(self._ended)
+
+    @classmethod
+    def forked(
+        cls,
+        generation: Generation,
+        home: Home,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        most: int,
+        wanted: bool,
+        ahead: bool = False,
+    ) -> Worker:
+        """A new one. `most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits.
+
+        One that is started `ahead` is none of the generation's workers until it joins them. OSError when there are
+        no descriptors for it.
+        """
+        ours, theirs = socket.socketpair()
+        queue = None if generation.is_async else CallQueue()
+        with theirs:
+            sockets = (theirs,) if queue is None else (theirs, queue.theirs)
+            try:
+                process = generation.zygote.fork(sockets, fresh=generation.fresh, most=most, wanted=wanted, ahead=ahead)
+            except OSError:
+                ours.close()
+                if queue is not None:
+                    queue.close()
+                raise
+        return cls(generation, home, loop, process, ours, queue, wanted=wanted, ahead=ahead)
+
+    @classmethod
+    def given(cls, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop, message: Message) -> Worker:
+        """One that another host had: see `hand_over`."""
+        channel, *pair = [socket.socket(fileno=fd) for fd in message["sockets"]]
+        queue = CallQueue((pair[0], pair[1])) if pair else None
+        last = message["last_stream"]
+        worker = cls(generation, home, loop, message["process"], channel, queue, last_stream=last)
+        worker.is_ready = worker.has_answered = True
+        return worker
+
+    def hand_over(self) -> bool:
+        """Let another host that waits for one have it, with all it has in memory; False where that cannot be now."""
+        sockets = self.channel.sockets
+        if sockets is None or self.leaving or self.process.doomed or not self.is_ready:
+            return False
+        generation, last = self.generation, self.channel.last_stream
+        try:
+            if not generation.zygote.give(self.process, sockets, last_stream=last, fresh=generation.fresh):
+                return False
+        except OSError:  # there are no descriptors to send
+            return False
+        self.is_gone = self.leaving = True
+        self._home.removed(self)
+        generation.workers.discard(self)
+        self.channel.close()
+        self.process.finished(None, "another host has it")
+        return True
 
     def join(self) -> None:
         """From now on it counts, and is given calls."""
@@ -212,7 +254,7 @@ class Worker:
 
     def start(self, exchange: Exchange) -> bool:
         """Give it a call, to run or, behind others, to keep; False when it has no room for it now."""
-        if self.channel.queue is not None and self.channel.exchanges and is_long(exchange):
+        if self.channel.queue is not None and self.channel.exchanges and exchange.is_long:
             return False  # it could not be taken back
         now = monotonic()
         exchange.started_at = now
@@ -221,7 +263,7 @@ class Worker:
     def take_back(self) -> list[Exchange]:
         """The calls that it has not begun; they are the caller's again."""
         taken = self.channel.take_back()
-        if any(map(is_long, taken)):
+        if any(exchange.is_long for exchange in taken):
             self.process.kill()  # their bodies are on the channel already, where nobody expects them now
         return taken
 
@@ -354,27 +396,3 @@ class Worker:
         for exchange in exchanges:
             exchange.failed(error)
             self._home.released(self, exchange, None)
-
-
-def unbegun(generation: Generation | None, function: Function, exchange: Exchange) -> HostError:
-    """Why a call was not begun in time."""
-    label, timeout = function.label, f"{exchange.timeout:g} s"
-    if generation is not None and generation.alive:
-        return NoFreeWorker(f"no worker of `{label}` became free within {timeout}", headers=RETRY_AFTER)
-    message = f"`{label}` was still being imported after {timeout}"
-    return StillLoading(message, details={"state": "loading"}, headers=RETRY_AFTER)
-
-
-def is_long(exchange: Exchange) -> bool:
-    """Whether its body does not travel with it, but follows."""
-    return exchange.size > wire.INLINE
-
-
-def place(stack: str, folder: str) -> str:
-    """Where a process was, in words, from what faulthandler wrote: the innermost frame of the user's files."""
-    frames = list(FRAME.finditer(stack))
-    theirs = [frame for frame in frames if frame["file"].startswith(folder)]
-    if not frames:
-        return "in a place that it could not name"
-    frame = (theirs or frames)[0]
-    return f"at {frame['file']}:{frame['line']} in {frame['name']}"

@@ -18,8 +18,9 @@ import anyio
 import anyio.to_thread
 
 from .errors import LoadFailed, NotFound
-from .generation import FRAME, Generation
+from .generation import Generation
 from .pool import Pool
+from .process import FRAME
 from .registry import Function
 from .snapshots import Snapshot
 from .spawner import Spawner
@@ -113,7 +114,7 @@ class Loading:
                     attempts = 0
         finally:
             self.pool.loading = False
-        self.pool.loaded()
+        self.pool.serve_waiting()
 
     async def _supersede(self, snapshot: Snapshot, scope: anyio.CancelScope) -> None:
         """End the import of these sources if they are no longer what is on disk."""

@@ -17,20 +17,19 @@ from time import monotonic
 from typing import Any
 
 from .ahead import Ahead
-from .calls import Call, Result
+from .calls import MAX_HEAD, MAX_METHOD, Call, Result
 from .deadlines import Deadlines
 from .errors import FunctionTimeout, HeadTooLarge, HostError, LoadFailed, NoFreeWorker, Overloaded, StartFailed
-from .exchange import Exchange
-from .generation import RETRY_AFTER, Generation, Worker, is_long, unbegun
+from .exchange import RETRY_AFTER, Exchange
+from .generation import Generation, Worker
 from .idle import IdleEnds
 from .pace import Pace
+from .process import Message
 from .registry import Function
 from .tasks import Tasks
 from .telemetry import FunctionStats
 from .turns import Turns
 
-MAX_HEAD = 80 * 1024  # bytes of path, query and headers together
-MAX_METHOD = 255  # bytes
 RECLAIM_AFTER = 0.02  # seconds after which a call is too long for others to wait behind it
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
@@ -70,7 +69,7 @@ class Pool:
         self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
-        self._turns = Turns(self, self._add_worker, self._serve_waiting)
+        self._turns = Turns(self, self._add_worker, self._adopt)
         self._ahead = Ahead(self._loop, partial(self._start, ahead=True))
         self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
 
@@ -83,7 +82,7 @@ class Pool:
             self.stats.calls[Overloaded.status] += 1
             message = f"{len(self.waiting)} calls are waiting for `{self.function.label}` already"
             raise Overloaded(message, headers=RETRY_AFTER)
-        if len(call.path) + len(call.query) + len(call.headers) > MAX_HEAD or len(call.method) > MAX_METHOD:
+        if call.head_size > MAX_HEAD or len(call.method) > MAX_METHOD:
             raise HeadTooLarge
         exchange = Exchange(call, call.timeout or settings.timeout, self._loop, self._left, self._cancel)
         self._deadlines.add(min(exchange.deadline, exchange.accepted_at + MOMENT), self._expired, exchange)
@@ -91,7 +90,7 @@ class Pool:
         worker = self._place(exchange) if not self.waiting else None
         if worker is None or not worker.start(exchange):
             self.waiting.append(exchange)
-            self._serve_waiting()
+            self.serve_waiting()
         return exchange
 
     def _is_full(self) -> bool:
@@ -103,7 +102,7 @@ class Pool:
     def _place(self, exchange: Exchange) -> Worker | None:
         """A worker for one more call: behind others where calls take no time, else a free one."""
         hot = self._hot
-        if hot is not None and 0 < hot.busy < self._pace.depth and not is_long(exchange):
+        if hot is not None and 0 < hot.busy < self._pace.depth and not exchange.is_long:
             self._tick_soon()
             return hot
         if not self._free:
@@ -113,7 +112,7 @@ class Pool:
             self._free.pop()
         return worker
 
-    def _serve_waiting(self) -> None:
+    def serve_waiting(self) -> None:
         """Give waiting calls to free workers; get more workers, or a generation to fork them from."""
         while self.waiting and self._free:
             worker = self._place(self.waiting[0])
@@ -128,7 +127,7 @@ class Pool:
             pass  # there will be an offer
         elif not self.current.workers:
             self._add_worker()
-            self._serve_waiting()
+            self.serve_waiting()
         elif len(self.current.workers) < self.function.settings.max_workers:
             self._tick_soon()
 
@@ -151,7 +150,7 @@ class Pool:
             workers = len(self.current.workers)  # twice as many at most: the next look is soon
             for _ in range(min(missing, workers or 1, self.function.settings.max_workers - workers)):
                 self._add_worker()
-        self._serve_waiting()
+        self.serve_waiting()
 
     def _reclaim(self, worker: Worker) -> None:
         """The calls that a worker has not begun wait for another one."""
@@ -160,7 +159,7 @@ class Pool:
         self._pace.slow_down()
         if not taken or worker.busy:
             return
-        if worker.leaving or is_long(taken[0]):
+        if worker.leaving or taken[0].is_long:
             worker.retire()
         else:
             self._free.append(worker)
@@ -186,9 +185,16 @@ class Pool:
             self._ahead.soon(self.current)
         return not worker.is_gone
 
+    def _adopt(self, generation: Generation, message: Message) -> None:
+        """One more worker, that another host had."""
+        worker = Worker.given(generation, self, self._loop, message)
+        if not worker.is_gone:
+            self._free.append(worker)
+            self._idle.watch()
+
     def _start(self, generation: Generation, *, ahead: bool = False) -> Worker:
         most, wanted = self.function.settings.max_workers, bool(self.waiting)
-        return Worker(generation, self, self._loop, most=most, wanted=wanted, ahead=ahead)
+        return Worker.forked(generation, self, self._loop, most=most, wanted=wanted, ahead=ahead)
 
     # Generations.
 
@@ -208,11 +214,7 @@ class Pool:
         settings = self.function.settings
         for _ in range(min(max(settings.min_workers, min(warm, 1)), settings.max_workers)):
             self._add_worker()
-        self._serve_waiting()
-
-    def loaded(self) -> None:
-        """A load has ended, well or not."""
-        self._serve_waiting()
+        self.serve_waiting()
 
     def reconfigured(self) -> None:
         """The function's settings are other ones: those that its processes do not hold apply from now on."""
@@ -271,7 +273,7 @@ class Pool:
         what = "sent nothing more" if exchange.streaming else "did not answer"
         late = FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s")
         why = f"did not stop at its deadline of {exchange.timeout:g} s"
-        self._stop(exchange, why, late, unbegun(self.current, self.function, exchange))
+        self._stop(exchange, why, late, exchange.unbegun(self.function.label, loaded=self.state == "ready"))
 
     def _cancel(self, exchange: Exchange, error: HostError) -> None:
         """Nobody is to run this call, or to go on running it."""
@@ -290,7 +292,7 @@ class Pool:
             exchange.failed(error, over=False)
             if worker is not None:
                 self.tasks.start_soon(worker.stop, exchange, why)
-        self._serve_waiting()
+        self.serve_waiting()
 
     def _drop(self, exchange: Exchange, error: HostError) -> None:
         """A call that waits is over."""
@@ -313,7 +315,7 @@ class Pool:
             self._reclaim(worker)
         if exchange.channel is None:  # never begun: never run
             self._drop(exchange, NoFreeWorker("the client left while its call waited"))
-        self._serve_waiting()
+        self.serve_waiting()
 
     def _count(self, exchange: Exchange, result: Result | None) -> None:
         self.busy -= 1
@@ -334,7 +336,8 @@ class Pool:
             return
         worker.idle_since = monotonic()
         if self._turns.owing and self._turns.is_over(worker):
-            worker.retire()
+            self._wait_again(worker.take_back())
+            self._turns.let_go(worker)
             return
         if not worker.generation.is_async:
             self._hot = worker
@@ -351,7 +354,7 @@ class Pool:
 
     def _has_room(self, worker: Worker, exchange: Exchange) -> bool:
         """Whether a worker may have this call too: free, or about to be and the call is short to hand over."""
-        return worker.busy < worker.capacity or (worker.busy < self._pace.depth and not is_long(exchange))
+        return worker.busy < worker.capacity or (worker.busy < self._pace.depth and not exchange.is_long)
 
     def removed(self, worker: Worker) -> None:
         if worker is self._hot:
@@ -360,11 +363,7 @@ class Pool:
             self._free.remove(worker)
         if worker.is_ready and worker.busy > 1:
             self._reclaim(worker)
-            self.tasks.start_soon(self._serve_later)
-
-    async def _serve_later(self) -> None:
-        """Once whoever took a worker out of service is done with that."""
-        self._serve_waiting()
+            self._loop.call_soon(self.serve_waiting)  # once whoever took it out of service is done with that
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)
@@ -383,7 +382,7 @@ class Pool:
                 exchange.failed(worker.start_failure)
                 self._count(exchange, None)
         self._wait_again(again)
-        self._serve_waiting()
+        self.serve_waiting()
         if self.function.settings.min_workers:
             self._loop.call_later(RESPITE, self._keep_minimum)
 

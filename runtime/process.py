@@ -29,6 +29,7 @@ AGAIN = 0.02  # seconds until a message is sent again that it had no room for
 STACK_WAIT = 0.25  # seconds that a stuck process is given to write down where it is
 FRAMES = re.compile(rb"\n.*\n\Z", re.DOTALL)  # the first line is a heading; a last one without its end is not whole
 STACK_SIZE = 64 * 1024
+FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')  # of a stack
 LOST = "its zygote ended"
 FULL = "other hosts have all the workers that the function may have"
 
@@ -147,7 +148,7 @@ class Process:
         self.failure: str | None = None  # why it could not be forked
         self.faults = os.memfd_create("faults")
         self._pidfd: int | None = None
-        self._doomed = False
+        self.doomed = False  # it was killed, or will be once it is there
         self._callbacks: list[Callable[[], None]] = []
 
     def on_end(self, callback: Callable[[], None]) -> None:
@@ -163,12 +164,12 @@ class Process:
         if faults is not None:
             os.close(self.faults)
             self.faults = faults
-        if self._doomed:
+        if self.doomed:
             self.kill()
 
     def kill(self) -> None:
         """SIGKILL, now or as soon as there is something to kill."""
-        self._doomed = True
+        self.doomed = True
         self._signal(signal.SIGKILL)
 
     def finished(self, code: int | None, failure: str | None = None) -> None:
@@ -251,6 +252,21 @@ class Family:
             raise
         return process
 
+    def adopt(self, pid: int, pidfd: int, faults: int) -> Process:
+        """A process that another host had before."""
+        process = self._alive[pid] = Process()
+        process.started(pid, pidfd, faults)
+        return process
+
+    def part(self, process: Process) -> None:
+        """Another host has it: whatever becomes of it, we hear no more of it."""
+        if process.pid is not None:
+            self._alive.pop(process.pid, None)
+
+    def has(self, process: Process) -> bool:
+        """Whether it is one of those that live."""
+        return process.pid is not None and self._alive.get(process.pid) is process
+
     @property
     def has_any(self) -> bool:
         """Whether there is a process, or is to be."""
@@ -299,3 +315,13 @@ class Family:
         self._asked.clear()
         self._alive.clear()
         self._held.clear()
+
+
+def place(stack: str, folder: str) -> str:
+    """Where a process was, in words, from what faulthandler wrote: the innermost frame of the user's files."""
+    frames = list(FRAME.finditer(stack))
+    theirs = [frame for frame in frames if frame["file"].startswith(folder)]
+    if not frames:
+        return "in a place that it could not name"
+    frame = (theirs or frames)[0]
+    return f"at {frame['file']}:{frame['line']} in {frame['name']}"

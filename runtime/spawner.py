@@ -56,7 +56,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 Attach = Callable[[socket.socket, tuple[str, ...]], None]
-NEWS = ("room", "wanted")  # a place for one more worker; another host waits for one
+NEWS = ("room", "wanted", "given")  # a place for one more worker; another host waits for one; here is one of another's
 LOST: Message = {"op": "lost"}  # the zygote is gone, and whatever was wanted of it
 ANSWERS: dict[str, type[Loaded | Failed]] = {"ready": Loaded, "failed": Failed}
 
@@ -74,15 +74,30 @@ class Line:
             self.family.handle(message, fds)
             return
         told = [zygote for zygote in self.zygotes if zygote.key == message["key"]]
+        if message["op"] == "given":
+            message, told = given(self.family, message, fds), told[-1:]  # it is one worker
         for zygote in told:
             zygote.on_news(message)
-        if not told and message["op"] == "room":  # whoever wanted it is no more
+        if told:
+            return
+        if message["op"] == "room":  # whoever wanted it is no more
             self.control.send({"op": "pass", "key": message["key"]})
+        for fd in message.get("sockets", ()):  # which ends it
+            os.close(fd)
 
     def _lost(self) -> None:
         self.family.lost()
         for zygote in tuple(self.zygotes):
             zygote.on_news(LOST)
+
+
+def given(family: Family, message: Message, fds: list[int]) -> Message:
+    """The news of a worker that was another host's, with `process` and `sockets`; where they got lost, of a place."""
+    if len(fds) < 3:  # we may open no more files: it ends
+        return {**message, "op": "room"}
+    pidfd, *sockets, faults = fds
+    fds.clear()
+    return {**message, "process": family.adopt(message["pid"], pidfd, faults), "sockets": sockets}
 
 
 class Spawner:
@@ -270,17 +285,28 @@ class Zygote:
             fds = self._spec, self._output.write_end, *ends
             return line.family.fork(line.control, "fresh", fds, key=self.key, most=most, wanted=wanted)
         assert self._control is not None
-        told = {"most": most, "wanted": wanted, "ahead": ahead, "shared": self._spawner.shared}
-        return self._family.fork(self._control, "fork", (self._output.write_end, *ends), **told)
+        fds = self._output.write_end, *ends
+        return self._family.fork(self._control, "fork", fds, most=most, wanted=wanted, ahead=ahead)
+
+    def expect(self) -> None:
+        """Where it is shared: more workers may be wanted, so it is to fork one ahead, for whichever host asks."""
+        if self._control is not None:
+            self._control.send({"op": "expect"})
 
     def pass_on(self, *, fresh: bool) -> None:
         """The place that was offered is somebody else's."""
-        if fresh:
-            for line in self._spawner.lines:
-                if self in line.zygotes:
-                    line.control.send({"op": "pass", "key": self.key})
-        elif self._control is not None:
-            self._control.send({"op": "pass"})
+        for control, _ in self._ways(fresh=fresh):
+            control.send({"op": "pass", "key": self.key})
+
+    def give(self, process: Process, sockets: Sequence[socket.socket], *, last_stream: int, fresh: bool) -> bool:
+        """Have another host that waits for a worker given this one, as it is. OSError when there are no descriptors."""
+        for control, family in self._ways(fresh=fresh):
+            if family.has(process):
+                told = {"op": "give", "key": self.key, "pid": process.pid, "last_stream": last_stream}
+                control.send(told, [*(sock.fileno() for sock in sockets), process.faults])
+                family.part(process)
+                return True
+        return False
 
     def close(self, *, stale: bool = False) -> None:
         """Let go of the process and end what it forked for us. Once. `stale`: nobody is to be given it any more."""
@@ -313,6 +339,12 @@ class Zygote:
         """Whether it can fork."""
         return self._control is not None and not self._control.closed
 
+    def _ways(self, *, fresh: bool) -> list[tuple[Control, Family]]:
+        """To those that fork its workers, and what they have forked."""
+        if fresh:
+            return [(line.control, line.family) for line in self._spawner.lines if self in line.zygotes]
+        return [(self._control, self._family)] if self._control is not None else []
+
     def _ask(self) -> None:
         if self._control is not None:
             self._control.close()  # before: what comes of an earlier attempt is no answer to this one
@@ -341,7 +373,7 @@ class Zygote:
             self._answer = msgspec.convert(message, kind)
             self._answered.set()
         elif message["op"] in NEWS:
-            self.on_news(message)
+            self.on_news(given(self._family, message, fds) if message["op"] == "given" else message)
         elif kind is None:
             self._family.handle(message, fds)
 

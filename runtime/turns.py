@@ -1,24 +1,28 @@
 """How several hosts share the workers of one function: what a pool asks for, and gives up. Used by `pool.py`.
 
 The zygote that they fork from counts (`worker/places.py`). It refuses a worker when there are enough, offers a
-place once there is one, and asks who has the most to give one up.
+place once there is one, and asks who has the most to let go of one: which goes over with its sockets, as it is.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from .generation import Generation, Worker
+from .process import Message
 
 SLICE = 0.05  # seconds that a worker goes on with our calls when another host waits for its place
-IMPORTS = 10  # where a new worker is an import of its own, it is as many times as long as that takes
 
 
 class Asking(Protocol):
     """What is asked of a pool."""
+
+    def serve_waiting(self) -> None:
+        """Give calls to workers, and ask for more of these."""
 
     @property
     def waiting(self) -> Collection[object]:
@@ -35,10 +39,15 @@ class Turns:
     Guarantee: an offer is answered, by asking for a worker or by passing it on.
     """
 
-    def __init__(self, pool: Asking, add_worker: Callable[[], bool], serve_waiting: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: Asking,
+        add_worker: Callable[[], bool],
+        adopt: Callable[[Generation, Message], None],
+    ) -> None:
         self.owing = False
         self._refused = False
-        self._pool, self._add_worker, self._serve_waiting = pool, add_worker, serve_waiting
+        self._pool, self._add_worker, self._adopt = pool, add_worker, adopt
         self._owed_from = math.inf  # when a worker is to be given up although calls wait for it
 
     @property
@@ -62,27 +71,39 @@ class Turns:
         self.owing = False
         return True
 
-    def _heard(self, generation: Generation, message: dict[str, Any]) -> None:
+    def let_go(self, worker: Worker) -> None:
+        """Another host is to have it, as it is; or at least its place."""
+        if not worker.hand_over():
+            worker.retire()
+        self._pool.serve_waiting()
+
+    def _heard(self, generation: Generation, message: Message) -> None:
         op, current = message["op"], generation is self._pool.current
         if op == "wanted" and current:
             self._give_up(generation, busy=bool(message["busy"]))
         elif op == "room":
             self._refused = self._refused and not current
             if current and self._pool.waiting and self._add_worker():
-                self._serve_waiting()
+                self._pool.serve_waiting()
             else:
                 generation.zygote.pass_on(fresh=generation.fresh)
+        elif op == "given" and current:
+            self._refused = False
+            self._adopt(generation, message)
+            self._pool.serve_waiting()
+        elif op == "given":  # it ends
+            for fd in message["sockets"]:
+                os.close(fd)
         elif op == "lost" and current:
             self._refused = self.owing = False
-            self._serve_waiting()
+            self._pool.serve_waiting()
 
     def _give_up(self, generation: Generation, *, busy: bool) -> None:
-        """End an idle worker, or the next one that is; one in use, once it has been for long enough."""
+        """Let go of an idle worker, or the next one that is; of one in use, once it has been for long enough."""
         idle = [worker for worker in generation.workers if not worker.busy and not worker.leaving]
         if idle and not self._pool.waiting:
-            min(idle, key=lambda worker: worker.idle_since).retire()
+            self.let_go(min(idle, key=lambda worker: worker.idle_since))
             return
-        least = IMPORTS * generation.loaded.import_seconds if generation.fresh else 0.0
-        due = monotonic() + max(SLICE, least) if busy else math.inf
+        due = monotonic() + SLICE if busy else math.inf
         self._owed_from = min(due, self._owed_from) if self.owing else due
         self.owing = True

@@ -7,9 +7,10 @@ ordinary way does (`dialects/spaces/invoke.py`); what a client sees is the same 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
@@ -17,14 +18,16 @@ from urllib.parse import unquote
 
 from starlette.types import Message, Receive, Scope, Send
 
-from ..calls import Call, Headers, Result
+from ..calls import MAX_HEAD, Call, Headers, Result, Submission
 from ..clock import date_header
 from ..dialects import spaces
 from ..dialects.spaces.invoke import finish
+from ..dialects.spaces.submit import check_method, location, read_wishes
 from ..errors import CallerError, HostError
 from ..exchange import Exchange
 from ..host import Host
-from ..request import CALL_ID, Address, bearer, check_address, read_headers
+from ..journal import IdTaken, Receipt
+from ..request import CALL_ID, Address, bearer, check_address, check_path, read_headers
 
 METHODS = frozenset({"DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT"})  # an answer to HEAD is a case of its own
 BEGUN = "spaces.begun"  # in the state of a scope: a call that has begun on the express way
@@ -33,11 +36,13 @@ LONGEST = 65535  # bytes of a target; uvicorn reads no longer one
 KNOWN_HEADS, LARGEST_KNOWN = 256, 512  # of answers, and bytes of the headers of one
 NO_BODY = (204, 304)
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nlocation: %s\r\ndate: %s\r\nx-call-id: %s\r\n\r\n"
 OURS = b"date: %s\r\nx-invoked: true\r\nx-call-id: %s\r\nx-duration-seconds: %.6f\r\n\r\n"
 
 
 Found = tuple[Any, Address]  # an endpoint of the dialect, and the function
 Recording = Coroutine[Any, Any, bytes]
+Request = tuple[spaces.Submit, Address, Scope, bytes]  # to have a call recorded
 
 log = logging.getLogger("spaces.call")
 
@@ -55,11 +60,11 @@ class Express:
 
     def begin(
         self, method: str, target: bytes, headers: Headers, body: bytes, scheme: str, client: tuple[str, int] | None
-    ) -> Exchange | Recording | None:
+    ) -> Exchange | Arriving | Recording | None:
         """Run the call that this request asks for, or have it recorded; None where it is to go the ordinary way.
 
         Whoever begins a call must leave the exchange, as after any `Host.invoke`, or await the recording, which gives
-        its whole answer. Raises HostError.
+        its whole answer; of one that is arriving already, it may be awaited or be told. Raises HostError.
         """
         path, _, query = target.partition(b"?")
         found = self._at(path) if len(target) <= LONGEST and b"#" not in target else None
@@ -68,8 +73,9 @@ class Express:
         endpoint, (space, name, rest) = found
         scope: Scope = {"headers": headers, "http_version": "1.1", "client": client, "scheme": scheme}
         if isinstance(endpoint, spaces.Submit):
-            scope.update(method=method, query_string=query, path=unquote(path.decode("ascii")))
-            return self._record(endpoint, found[1], scope, body)
+            scope.update(method=method, query_string=query)
+            request = endpoint, found[1], scope, body
+            return self._take_in(request) or self.record(request)
         host = self._host
         number = host.ids.next()
         try:
@@ -106,8 +112,45 @@ class Express:
             return authorization is None
         return authorization is not None and authority.admits_at_once(space, name, bearer(authorization))
 
-    async def _record(self, submit: spaces.Submit, address: Address, scope: Scope, body: bytes) -> bytes:
+    def _take_in(self, request: Request) -> Arriving | None:
+        """Have a call recorded without a task; None where there is more to look into."""
+        _, (space, name, path), scope, body = request
+        host, query = self._host, scope["query_string"]
+        number = host.ids.next()
+        try:
+            headers, length, label, authorization = read_headers(scope, number)
+            function = host.lookup(space, name)
+            check_method(function, scope["method"])
+            check_path(function, path)
+            wishes = read_wishes(scope["headers"], function.settings)
+        except CallerError:
+            return None
+        if length != len(body) or length > function.settings.async_max_body or "callback_url" in wishes:
+            return None
+        if len(path) + len(query) + len(headers) > MAX_HEAD or not self._admits(space, name, authorization):
+            return None
+        pieces = (body,) if body else ()
+        call = Call(number, label.decode(), space, name, b"POST", path, query, headers, pieces)
+        arriving = Arriving(self, call, request)
+        return arriving if host.take_in(Submission(call, **wishes), function, arriving) else None
+
+    def accepted(self, call: Call, receipt: Receipt, seconds: float) -> bytes:
+        """The answer to a call that has been recorded."""
+        if not receipt.repeated:
+            self._host.received[spaces.NAME] += 1
+        if self._log_calls:
+            log_call("POST", path_of(call, "async-invoke"), receipt.label, 202, seconds)
+        where = location(call.space, call.name, receipt.id).encode()
+        return ACCEPTED % (where, date_header()[1], receipt.label.encode())
+
+    def not_accepted(self, call: Call, error: HostError, seconds: float) -> bytes:
+        """The answer to a call that could not be recorded."""
+        return self._refusal(error, "POST", path_of(call, "async-invoke"), call.label, seconds)
+
+    async def record(self, request: Request) -> bytes:
         """The answer to a call that is to be recorded."""
+        submit, address, scope, body = request
+        scope["path"] = _written(*address, "async-invoke")
         began = monotonic()
 
         async def receive() -> Message:
@@ -166,6 +209,37 @@ class Express:
             log_call(method, path, label, status, seconds)
         fields = _fields([*headers, date_header(), (b"x-call-id", label.encode())])
         return b"".join((_status_line(status), fields, b"\r\n", body))
+
+
+class Arriving:
+    """A plain call on its way into the journal: its whole answer is handed to `on_answer`, or awaited. See `Told`."""
+
+    __slots__ = ("_began", "_call", "_express", "_request", "on_answer")
+
+    def __init__(self, express: Express, call: Call, request: Request) -> None:
+        self._express, self._call, self._request = express, call, request
+        self._began = monotonic()
+        self.on_answer: Callable[[bytes], None]
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.on_answer = lambda answer: None if future.done() else future.set_result(answer)
+        return (yield from future)
+
+    def cancelled(self) -> bool:
+        """It is recorded, also when the client has gone."""
+        return False
+
+    def set_result(self, receipt: Receipt) -> None:
+        self.on_answer(self._express.accepted(self._call, receipt, monotonic() - self._began))
+
+    def set_exception(self, error: Exception) -> None:
+        if isinstance(error, IdTaken):  # by another host, in the same millisecond
+            task = asyncio.get_running_loop().create_task(self._express.record(self._request))
+            task.add_done_callback(lambda task: self.on_answer(task.result()))
+            return
+        error = error if isinstance(error, HostError) else HostError()
+        self.on_answer(self._express.not_accepted(self._call, error, monotonic() - self._began))
 
 
 class Begun:
@@ -229,9 +303,13 @@ def _label(headers: Headers, host: Host) -> bytes:
     return theirs if CALL_ID.fullmatch(theirs) else b"%d" % host.ids.next()
 
 
-def path_of(call: Call) -> str:
+def path_of(call: Call, how: str = "invoke") -> str:
     """The address that was called, decoded."""
-    return f"/spaces/{call.space}/functions/{call.name}/invoke{unquote(call.path.decode('ascii'))}"
+    return _written(call.space, call.name, call.path, how)
+
+
+def _written(space: str, name: str, path: bytes, how: str) -> str:
+    return f"/spaces/{space}/functions/{name}/{how}{unquote(path.decode('ascii'))}"
 
 
 def log_call(method: str, path: str, label: str, status: int, seconds: float) -> None:

@@ -12,7 +12,7 @@ from os import close, getpid, set_inheritable
 from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, send_fds, socket, socketpair
 from typing import NoReturn
 
-from . import loop, preload
+from . import preload, rehearsal
 from .parent import Message, Parent, Seat, encode, kill_by
 from .places import Places
 from .zygote import run_fresh_worker, run_function_zygote
@@ -25,7 +25,7 @@ def serve_base(door_fd: int, names: Sequence[str]) -> NoReturn:
     preload.preload(names, door)
     base = BaseZygote(door)
     base.lasting = not names  # what was preloaded takes memory: when no host wants it, it goes
-    loop.rehearse()
+    rehearsal.warm_up()
     gc.collect()
     gc.freeze()
     send_fds(door, [encode({"op": "ready", "pid": getpid()})], ())
@@ -74,6 +74,8 @@ class BaseZygote(Parent):
                 self._fork_fresh(seat, message, fds)
             case "release" | "stale":
                 self._let_go(seat, message)
+            case "give":
+                self.give(seat, message, fds, self._places.get(message["key"], Places()).given)
             case _:  # "pass"
                 if message["key"] in self._places:
                     self._places[message["key"]].passed(seat)

@@ -53,18 +53,18 @@ def forking_is_unsafe(ours: Iterable[int]) -> str | None:
 
 
 def be_undisturbed() -> dict[int, Any]:
-    """Undo what an import may have set up that would hinder a zygote; the signal handlers of the workers."""
+    """Undo what an import may have set up that would hinder a zygote; the signal handlers that workers have instead."""
     for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
         setitimer(timer, 0)  # a forked worker has none of them anyway
     process.fill_standard_fds()
-    return {SIGCHLD: signal(SIGCHLD, SIG_DFL), SIGPIPE: signal(SIGPIPE, SIG_IGN)}
+    ours = {SIGCHLD: SIG_DFL, SIGPIPE: SIG_IGN}
+    return {number: theirs for number, mine in ours.items() if (theirs := signal(number, mine)) not in (mine, None)}
 
 
 def settle(handlers: dict[int, Any]) -> None:
     """What a worker does before it has any sockets. (The `random` module sees to itself.)"""
     for number, handler in handlers.items():
-        if handler is not None:
-            signal(number, handler)
+        signal(number, handler)
     process.adopt_orphans()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:

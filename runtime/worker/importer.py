@@ -21,8 +21,12 @@ from importlib.machinery import (
     PathFinder,
     SourceFileLoader,
 )
+from itertools import takewhile
 from types import ModuleType
 from typing import Any
+
+#: The newest module when this one is imported, in the base zygote, before anything that is not ours or Python's.
+BEFORE = next(name for name in reversed(sys.modules) if name != __name__)
 
 
 class LocalImporter:
@@ -69,7 +73,8 @@ class LocalImporter:
         """
         sent = {source.path for source in self._sources.values()}
         found = {}
-        for module in list(sys.modules.values()):
+        for name in imported_since():
+            module = sys.modules.get(name)
             path = getattr(module, "__file__", None)
             if isinstance(path, str) and path not in sent and any(_is_own(path, folder) for folder in below):
                 found[path] = _digest(path)
@@ -93,10 +98,13 @@ class LocalImporter:
 
     def _forget_preloaded(self) -> None:
         """What the function has under the name of an installed module is the function's, imported already or not."""
-        for name in {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {self._own_stem}:
-            places = [f"{place}.{name}" for place in (self._own_package, self.home)]
-            full_name = next((place for place in places if place in self._sources), None)
-            if full_name is not None and full_name not in self._late:
+        places = (self._own_package, self.home)
+        names = {name.rpartition(".")[2] for name in self._sources if name.rpartition(".")[0] in places}
+        for name in names - sys.stdlib_module_names - {self._own_stem}:
+            if name not in sys.modules:
+                continue
+            full_name = next(full for place in places if (full := f"{place}.{name}") in self._sources)
+            if full_name not in self._late:
                 for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
                     del sys.modules[known]
 
@@ -253,6 +261,14 @@ def _is_own(path: str, folder: str) -> bool:
         return False
     parts = path[len(folder) + 1 :].split(os.sep)
     return "site-packages" not in parts and not any(part.startswith(".") for part in parts)
+
+
+def imported_since(before: str = BEFORE) -> list[str]:
+    """The modules imported after this one, newest first; all where that is unknown. Those before are not touched."""
+    try:
+        return list(takewhile(lambda name: name != before, reversed(sys.modules)))
+    except RuntimeError:  # a thread is importing something
+        return list(sys.modules)
 
 
 def _digest(path: str) -> str:

@@ -10,9 +10,9 @@ import atexit
 from _thread import RLock
 from collections import deque
 from collections.abc import Iterator
-from os import _exit, getpid
+from os import _exit, close, dup2, getpid
 from select import POLLIN, poll
-from socket import AF_UNIX, SHUT_WR, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
+from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, socket
 from time import perf_counter_ns
 from typing import Any
 
@@ -20,7 +20,6 @@ from . import answer, output, process, wire
 from .context import CallInfo, Refused
 from .handler import Handler
 
-REHEARSALS = 24
 RECEIVE = 256 * 1024
 #: A call with its headers and an inline body is smaller: see wire.MAX_CALL. Made before the first fork, so that a
 #: worker has only as much of it to itself as it fills.
@@ -32,9 +31,9 @@ MAX_DEAD = 64  # children that have ended and that nobody waits for
 Frame = tuple[int, int, int, bytes]
 
 
-def serve(channel: socket, queue: socket, handler: Handler) -> None:
-    """Serve the calls in `queue` over `channel` until the host closes both; then run exit handlers and return."""
-    SyncWorker(channel, queue, handler).run()
+def serve(worker: SyncWorker) -> None:
+    """Serve calls until the host closes both sockets; then run exit handlers and return."""
+    worker.run()
     leave()
 
 
@@ -44,23 +43,9 @@ def leave() -> None:
     atexit._run_exitfuncs()
 
 
-def rehearse() -> None:
-    """Serve a few calls to nobody, before the first fork.
-
-    The interpreter rewrites code as it runs it for the first times. Done here, that happens once, in pages that
-    every worker shares, instead of in each worker's own.
-    """
-    spec = {"space": "", "name": "", "function_id": 0, "entry": "", "debug": False, "secrets": {}, "memory": None}
-    limits = {"concurrency": 1, "max_body": 1024, "max_response": 1024}
-    host, channel = socketpair(AF_UNIX, SOCK_STREAM)
-    calls, queue = socketpair(AF_UNIX, SOCK_SEQPACKET)
-    with host, channel, calls, queue:
-        body = b'{"some":["json",1,null]}'
-        headers = b"content-type\0application/json"
-        for stream in range(REHEARSALS):
-            calls.send(wire.call_frame(stream, 1, 0.0, 1, b"POST", b"/", b"a=b", headers, len(body), body))
-        calls.shutdown(SHUT_WR)
-        SyncWorker(channel, queue, Handler(spec | limits, lambda data: data)).serve_queue()
+def unconnected(handler: Handler) -> SyncWorker:
+    """A worker without a host: made before the fork, so that in the child there is only `connect` left to do."""
+    return SyncWorker(socket(AF_UNIX, SOCK_STREAM), socket(AF_UNIX, SOCK_SEQPACKET), handler)
 
 
 def call_info(handler: Handler, call: wire.CallFrame, stream: int) -> CallInfo:
@@ -128,9 +113,16 @@ class SyncWorker:
         self._poll = poll()
         self._poll.register(sock, POLLIN)
 
+    def connect(self, channel_fd: int, queue_fd: int) -> None:
+        """Have these in place of its sockets; the descriptors are given away."""
+        dup2(channel_fd, self.sock.fileno(), False)
+        dup2(queue_fd, self.queue.fileno(), False)
+        close(channel_fd)
+        close(queue_fd)
+
     def run(self) -> None:
         """Until the host closes the socket."""
-        output.attach(self._log, self._report, self._let_go)
+        output.attach(self._log, self._report, self.let_go)
         self._send(wire.frame(wire.READY, 0, wire.READY_HEAD.pack(wire.VERSION, getpid())))
         self.serve_queue()
 
@@ -145,7 +137,7 @@ class SyncWorker:
             if stream % BURY_EVERY == 0:
                 process.bury(MAX_DEAD)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """In a child that the handler forked: the calls are not its own, and it ends when it wants to answer one."""
         self._send_lock = RLock()
         self.sock.close()

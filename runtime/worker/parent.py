@@ -7,19 +7,29 @@ patches the standard library cannot patch us.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from json import JSONDecoder, JSONEncoder
-from os import _exit, close, fork, getpid, kill, pidfd_open, set_inheritable, waitpid, waitstatus_to_exitcode
+from os import _exit, close, fork, getpid, kill, pidfd_open, waitpid, waitstatus_to_exitcode
 from select import POLLIN, poll
 from signal import SIGKILL, pidfd_send_signal
-from socket import MSG_CTRUNC, MSG_DONTWAIT, SHUT_RDWR, SO_SNDTIMEO, SOL_SOCKET, recv_fds, send_fds, socket
-from struct import pack
+from socket import (
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    MSG_DONTWAIT,
+    SCM_RIGHTS,
+    SHUT_RDWR,
+    SO_SNDTIMEO,
+    SOL_SOCKET,
+    socket,
+)
+from struct import Struct, pack
 from traceback import print_exc
 from typing import Any, NoReturn
 
-from . import process
+from . import at_fork, process
 
 Message = dict[str, Any]
 REAP_AGAIN_MS = 5
@@ -29,8 +39,16 @@ CUT = "cut"  # in place of what was asked, where not all of its descriptors came
 
 hosts = count(1)
 
+# Plain numbers, as the members of an enum run code of theirs. And no `send_fds`: what a zygote writes to between two
+# forks, if only a count of references, is one more page for each of its children.
+CLOSING, CUT_OFF = int(MSG_CMSG_CLOEXEC), int(MSG_CTRUNC)
+DESCRIPTOR = Struct("i")
+ROOM = CMSG_SPACE(8 * DESCRIPTOR.size)
+
 to_json = JSONEncoder(ensure_ascii=False).encode
-from_json = JSONDecoder().decode
+FORKED = '{"op": "forked", "id": %d, "pid": %d}'
+decoder: Any = JSONDecoder()
+scan_json = decoder.scan_once  # `decode` would look for what stands after it
 
 
 class Seat:
@@ -48,12 +66,12 @@ class Seat:
         """Tell the host; it being gone is noticed by `Parent.serve`."""
         with suppress(OSError):
             try:
-                send_fds(self.control, [encode(message)], fds)
+                send_with(self.control, encode(message), fds)
             except BlockingIOError:  # it reads nothing, and others are not to wait for it
                 self.control.shutdown(SHUT_RDWR)
             except OSError:
                 if fds:  # too many of them are on their way, perhaps: then it hears at least that there is something
-                    send_fds(self.control, [encode(message)], ())
+                    self.control.send(encode(message))
 
     def hint(self, message: Message) -> None:
         """Tell the host what it can do without."""
@@ -69,6 +87,7 @@ class Parent:
     """
 
     lasting = True  # until the door has closed, even without anybody to serve
+    alone = True  # it is its process's only thread
 
     def __init__(self, door: socket) -> None:
         self.door = door
@@ -177,7 +196,7 @@ class Parent:
     def fork(self, run: Callable[[], NoReturn]) -> tuple[int, int]:
         """Fork a child that runs `run`; its pid and a pidfd (ours to keep: it is polled)."""
         parent = getpid()
-        pid = fork()
+        pid = at_fork.fork() if self.alone else fork()
         if pid == 0:
             try:
                 process.die_with_parent(parent)
@@ -203,8 +222,8 @@ class Parent:
         for pidfd in self.pids:
             close(pidfd)
         for seat in self.seats.values():
-            seat.control.close()
-        self.door.close()
+            close(seat.control.detach())
+        close(self.door.detach())
 
     def answer_fork(self, seat: Seat, message: Message, fds: list[int], run: Callable[[], NoReturn]) -> int | None:
         """Fork as the host asked, tell it the outcome, and let go of what was the child's; a pidfd if there is one."""
@@ -229,6 +248,17 @@ class Parent:
     def cannot_fork(self, seat: Seat, message: Message, fds: list[int], why: object) -> None:
         """There is no child, and nothing of it is left."""
         seat.send({"op": "fork_failed", "id": message["id"], "message": str(why)})
+        for fd in fds:
+            close(fd)
+
+    def give(self, seat: Seat, message: Message, fds: list[int], taker: Callable[[Seat], Seat | None]) -> None:
+        """A host gives a child away, with its sockets: where nobody takes it, or it has ended, they close."""
+        pidfd = next((pidfd for pidfd in seat.children if self.pids[pidfd] == message["pid"]), None)
+        other = taker(seat) if pidfd is not None else None
+        if pidfd is not None and other is not None:
+            seat.children.discard(pidfd)
+            self.belongs(pidfd, other)
+            other.send({**message, "op": "given"}, (pidfd, *fds))
         for fd in fds:
             close(fd)
 
@@ -270,8 +300,18 @@ class Parent:
         _exit(0)
 
 
+def from_json(text: str) -> Any:
+    """The value at the beginning of a text; ValueError when there is none."""
+    try:
+        return scan_json(text, 0)[0]
+    except StopIteration:
+        raise ValueError("this is not JSON") from None
+
+
 def encode(message: Message) -> bytes:
     """One message: short even where most of it is not ASCII, whole even where parts of it are not Unicode."""
+    if message.get("op") == "forked":
+        return (FORKED % (message["id"], message["pid"])).encode()
     return to_json(message).encode("utf-8", "backslashreplace")
 
 
@@ -279,12 +319,10 @@ def receive(sock: socket, flags: int = 0) -> tuple[Message | None, list[int]]:
     """One message and its descriptors; None when the other end has closed, or is not to be understood."""
     fds: list[int] = []
     try:
-        data, fds, came, _ = recv_fds(sock, 65536, 8, flags)
-        for fd in fds:
-            set_inheritable(fd, False)
+        data, fds, came = receive_with(sock, 65536, flags)
         message = from_json(data.decode())
         if isinstance(message, dict) and "op" in message:
-            if came & MSG_CTRUNC:
+            if came & CUT_OFF:
                 for fd in fds:
                     close(fd)
                 return {"op": CUT, "id": message.get("id")}, []
@@ -294,6 +332,22 @@ def receive(sock: socket, flags: int = 0) -> tuple[Message | None, list[int]]:
     for fd in fds:
         close(fd)
     return None, []
+
+
+def send_with(sock: socket, data: bytes, fds: Iterable[int]) -> None:
+    """Send one message with these descriptors."""
+    packed = b"".join([DESCRIPTOR.pack(fd) for fd in fds])
+    sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, packed)] if packed else ())
+
+
+def receive_with(sock: socket, size: int, flags: int = 0) -> tuple[bytes, list[int], int]:
+    """One message, its descriptors, and the flags it came with. No program that is executed has the descriptors."""
+    data, more, came, _ = sock.recvmsg(size, ROOM, flags | CLOSING)
+    fds: list[int] = []
+    for level, kind, packed in more:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            fds += [fd for (fd,) in DESCRIPTOR.iter_unpack(packed)]
+    return data, fds, came
 
 
 def kill_by(pidfd: int) -> None:

@@ -42,6 +42,15 @@ class Places:
             self._ask_for(seat)
         return False
 
+    def given(self, seat: Seat) -> Seat | None:
+        """Who is to have a worker that this host has no use for, and has it now; None where nobody waits."""
+        if not self._wishes:
+            return None
+        other = self._wishes.popleft()
+        self.workers[other] += 1
+        self.ended(seat)
+        return other
+
     def ended(self, seat: Seat) -> None:
         """A worker is no more, or never came to be."""
         self.workers[seat] -= 1

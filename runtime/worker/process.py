@@ -59,8 +59,10 @@ def die_with_parent(parent: int) -> None:
 
 def lead_group() -> None:
     """Be a process group and session of its own: a signal to the group reaches nobody else's processes."""
-    with suppress(OSError):
+    try:  # `suppress` would be one more thing to write to in each child
         setsid()
+    except OSError:
+        pass
 
 
 def children() -> list[int]:
@@ -162,8 +164,8 @@ def set_limits(memory: int | None, open_files: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with suppress(OSError):  # woken for a call, it does not take the processor from the host in the middle of something
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("900")
+    with suppress(OSError), FileIO("/proc/self/oom_score_adj", "w") as score:
+        score.write(b"900")
 
 
 def fill_standard_fds() -> None:
@@ -175,7 +177,7 @@ def fill_standard_fds() -> None:
 
 def redirect_output(output: int) -> None:
     """Standard input becomes empty; standard output and error go to `output`."""
-    with open(os.devnull, "rb") as nothing:
+    with FileIO(devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)

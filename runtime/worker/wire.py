@@ -182,6 +182,11 @@ class Reader:
     def __init__(self) -> None:
         self._pending = b""
 
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a frame has come, and the rest has not."""
+        return bool(self._pending)
+
     def feed(self, data: bytes) -> list[tuple[int, int, int, bytes]]:
         """Every frame complete by now, as (kind, flags, stream, payload); ProtocolError for a bad prefix."""
         if self._pending:

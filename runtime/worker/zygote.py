@@ -10,13 +10,13 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from os import _exit, close, dup2, fstat, getpid, set_inheritable
-from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, recv_fds, send_fds, socket, socketpair
+from os import _exit, close, dup2, fstat, getpid
+from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, send_fds, socket, socketpair
 from typing import Any, NamedTuple, NoReturn
 
-from . import handler, loop, output, process
+from . import handler, loop, output, process, rehearsal
 from .forking import be_undisturbed, forking_is_unsafe, settle
-from .parent import Message, Parent, Seat, encode, from_json, receive
+from .parent import Message, Parent, Seat, encode, from_json, receive, receive_with
 from .places import Places
 
 SPARE_AFTER_MS = 20  # so long after a fork that was asked for, nobody is likely to be kept waiting by another one
@@ -43,11 +43,12 @@ class FunctionZygote(Parent):
         door: socket,
         ready: Message,
         settle: Callable[[], None],
+        rehearse: Callable[[], None],
         work: Callable[[Sequence[int]], NoReturn],
     ) -> None:
         super().__init__(door)
         self._ready = ready  # what everybody who comes is told
-        self._settle, self._work = settle, work
+        self._settle, self._rehearse, self._work = settle, rehearse, work
         self._spare: Spare | None = None
         self._places = Places()
 
@@ -56,8 +57,12 @@ class FunctionZygote(Parent):
         if message["op"] == "pass":
             self._places.passed(seat)
             return
-        if message["shared"]:  # else the host itself has started a worker ahead
+        if message["op"] == "give":
+            self.give(seat, message, fds, self._places.given)
+            return
+        if message["op"] == "expect":
             self.patience_ms = SPARE_AFTER_MS
+            return
         if not self._places.take(seat, message["most"], wanted=message["wanted"]):
             self.refuse(seat, message, fds)
             return
@@ -67,7 +72,7 @@ class FunctionZygote(Parent):
         def run() -> NoReturn:
             self._settle()
             if message["ahead"]:
-                rehearse()
+                self._rehearse()
             self._work(fds)
 
         if self.answer_fork(seat, message, fds, run) is None:
@@ -127,22 +132,14 @@ class FunctionZygote(Parent):
 
     def _wait(self, ours: socket, theirs: socket) -> NoReturn:
         """In the spare: until it is wanted, or the zygote has ended."""
-        ours.close()
+        close(ours.detach())
         self._settle()
-        rehearse()
-        data, fds, _, _ = recv_fds(theirs, 1, 8)
+        self._rehearse()
+        data, fds, _ = receive_with(theirs, 1)
         if not data:
             _exit(0)
-        theirs.close()
-        for fd in fds:
-            set_inheritable(fd, False)
+        close(theirs.detach())
         self._work(fds)
-
-
-def rehearse() -> None:
-    """In a process that nobody waits for: what a first call writes to is then its own already."""
-    with suppress(OSError):  # an import may have left no room for sockets
-        loop.rehearse()
 
 
 def read_spec(spec_fd: int) -> dict[str, Any]:
@@ -183,21 +180,31 @@ def run_function_zygote(
         signals = be_undisturbed()
         ours = {control.fileno(), way.fileno()}
         unsafe = forking_is_unsafe(ours) if function.spec["fork"] == "auto" else None
+        worker = loop.unconnected(function)
         ready = {"op": "ready", "unsafe": unsafe, **function.describe()}
     except BaseException as error:
         refuse_all(control, way, {"op": "failed", **handler.describe_error(error)})
         _exit(1)
+    printing = [fd for fd in (1, 2) if identity(fd) == pipe]  # unless the import has put something else there
+    output.dump_stack_on_signal(faults)  # once more: the import may have done something else about signals
     gc.collect()
     gc.freeze()
-    printing = [fd for fd in (1, 2) if identity(fd) == pipe]  # unless the import has put something else there
+
+    def rehearse() -> None:
+        with suppress(OSError):  # an import may have left no room for sockets
+            rehearsal.rehearse(worker)
 
     def work(fds: Sequence[int]) -> NoReturn:
+        out, *channel, stack = fds
         for fd in printing:
-            dup2(fds[0], fd)
-        close(fds[0])
-        run_worker(function, *fds[1:])
+            dup2(out, fd)
+        dup2(stack, faults, False)
+        close(out)
+        close(stack)
+        run_worker(worker, channel)
 
-    zygote = FunctionZygote(way, ready, lambda: settle(signals), work)
+    zygote = FunctionZygote(way, ready, lambda: settle(signals), rehearse, work)
+    zygote.alone = process.threads() == 1
     zygote.seat(control, number, host)
     zygote.serve()
 
@@ -220,21 +227,22 @@ def refuse_all(control: socket, way: socket, failed: Message) -> None:
 
 def run_fresh_worker(spec_fd: int, output_fd: int, *fds: int) -> NoReturn:
     """A worker with an import of its own, for functions that must not be forked."""
-    output.dump_stack_on_signal(fds[-1])
+    *channel, faults = fds
+    output.dump_stack_on_signal(faults)
     function = load(spec_fd, output_fd)
     settle({})
-    run_worker(function, *fds)
+    output.dump_stack_on_signal(faults)  # once more: the import may have done something else about signals
+    run_worker(loop.unconnected(function), channel)
 
 
-def run_worker(function: handler.Handler, channel_fd: int, *fds: int) -> NoReturn:
-    """Serve calls until the host closes the way they come in. `fds`: a sync worker's queue of calls, faults."""
-    *queue_fd, faults = fds
-    channel = socket(AF_UNIX, SOCK_STREAM, fileno=channel_fd)
-    output.dump_stack_on_signal(faults)
-    if function.is_async:
+def run_worker(worker: loop.SyncWorker, fds: Sequence[int]) -> NoReturn:
+    """Serve calls until the host closes the way they come in. `fds`: the channel, a sync worker's queue of calls."""
+    if worker.handler.is_async:
         from . import aloop  # asyncio is large: other functions do without (`handler.load` has imported it)
 
-        aloop.serve(channel, function)
+        worker.let_go()
+        aloop.serve(socket(AF_UNIX, SOCK_STREAM, fileno=fds[0]), worker.handler)
     else:
-        loop.serve(channel, socket(AF_UNIX, SOCK_SEQPACKET, fileno=queue_fd[0]), function)
+        worker.connect(*fds)
+        loop.serve(worker)
     _exit(0)

@@ -233,6 +233,9 @@ class SimulatedZygote:
         self.workers: list[SimulatedWorker] = []
         self.shared = shared  # by several hosts: so the pool starts nothing ahead
         self.spares: list[SimulatedWorker] = []  # what it did start ahead
+        self.given: list[tuple[Process, list[socket.socket], int]] = []  # with sockets, and the last stream
+        self.refuses_to_give = True
+        self.expecting = 0  # how often it was told to have one itself
         self.alive = True
         self.closed = False
         self.exhausted = False  # the host can open no more files
@@ -251,6 +254,16 @@ class SimulatedZygote:
         else:
             process.finished(None, "its zygote ended")
         return process
+
+    def give(self, process: Process, sockets: Any, *, last_stream: int, fresh: bool) -> bool:
+        """To another host, which is the test's to play."""
+        if self.refuses_to_give:
+            return False
+        self.given.append((process, [sock.dup() for sock in sockets], last_stream))
+        return True
+
+    def expect(self) -> None:
+        self.expecting += 1
 
     def pass_on(self, *, fresh: bool) -> None:
         self.passed += 1

@@ -163,3 +163,7 @@ async def test_a_zygote_with_other_hosts_keeps_its_own(make: MakeStage) -> None:
     await answered(stage, lambda: stage.workers[-1])
     await stage.sleep(QUIET * 2)
     assert not spares(stage)
+    assert stage.zygotes[0].expecting == 1
+
+    stage.swap()
+    assert stage.zygotes[1].expecting == 2  # there was a worker, so there is one again; and a reload is no first load

@@ -86,15 +86,21 @@ class Host:
         self.spawner = Spawner(bases.attach)
         self.lines: list[str] = []
         self.news: list[str] = []
+        self.given: list[dict[str, Any]] = []  # workers that another host had
         self.zygotes: list[Zygote] = []
         self._sockets: list[socket.socket] = []
 
     def zygote(self, source: str = COUNTED, **settings: Any) -> Zygote:
         """One that has loaded nothing."""
         zygote = Zygote(self.spawner, spec(self.folder, source, **settings), self.lines.append)
-        zygote.on_news = lambda message: self.news.append(message["op"])
+        zygote.on_news = self.hear
         self.zygotes.append(zygote)
         return zygote
+
+    def hear(self, message: dict[str, Any]) -> None:
+        self.news.append(message["op"])
+        if message["op"] == "given":
+            self.given.append(message)
 
     async def load(self, source: str = COUNTED, **settings: Any) -> Zygote:
         """A function, imported."""
@@ -350,6 +356,44 @@ async def test_a_place_that_is_passed_on(hosts: Any, fresh: bool) -> None:
     await until(lambda: "room" in three.news)
 
     await three.worker(zygotes[2], most=1, fresh=fresh)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_worker_that_was_given_away_is_the_other_hosts(hosts: Any, fresh: bool) -> None:
+    """It outlives the one that gave it, counts for the one that has it, and ends with that one."""
+    one, two = await hosts(), await hosts()
+    zygotes = [await host.load() for host in (one, two)]
+    first = await one.worker(zygotes[0], most=1, fresh=fresh)
+    assert await two.ask(zygotes[1], most=1, fresh=fresh).ended() == FULL
+
+    assert zygotes[0].give(first.process, [first.channel, first.queue], last_stream=7, fresh=fresh)
+    assert not zygotes[0].give(first.process, [first.channel, first.queue], last_stream=7, fresh=fresh)
+    await until(lambda: two.given)
+    await one.die()
+
+    [message] = two.given
+    channel, queue = [socket.socket(fileno=fd) for fd in message["sockets"]]
+    taken = Worker(message["process"], channel, queue)
+    two._sockets += [channel, queue]
+    assert await taken.call() == str(first.pid).encode()
+    assert message["last_stream"] == 7
+    assert "room" not in two.news
+    await two.die()
+    await until(lambda: not alive(first.pid))
+
+
+async def test_a_worker_that_is_given_to_nobody_ends(hosts: Any) -> None:
+    """Whoever waited for it has gone; its place is free."""
+    one, two = await hosts(), await hosts()
+    zygotes = [await host.load() for host in (one, two)]
+    first = await one.worker(zygotes[0], most=1)
+
+    assert zygotes[0].give(first.process, [first.channel, first.queue], last_stream=0, fresh=False)
+    first.finish()
+    await until(lambda: not alive(first.pid))
+
+    await two.worker(zygotes[1], most=1)
+    assert two.given == []
 
 
 async def test_a_worker_that_nobody_waits_for_takes_none_away(hosts: Any) -> None:
@@ -621,13 +665,34 @@ async def test_hosts_take_turns(pair: Any, kind: str, fork: str, most: int) -> N
     assert {int(each) for each in found} <= set(range(1, most + 1))
 
 
+@pytest.mark.parametrize(("kind", "fork"), [("", "auto"), ("async ", "auto"), ("", "never")])
+async def test_a_worker_goes_from_host_to_host_as_it_is(pair: Any, kind: str, fork: str) -> None:
+    """With what its handler has in memory, and whatever it is printing meanwhile."""
+    source = f"""
+        import threading
+        calls = 0
+
+        {kind}def handle(data):
+            global calls
+            calls += 1
+            threading.Thread(target=print, args=("later",)).start()
+            return calls
+    """
+    hosts = await pair(source, f'max_workers = 1\ntimeout = "{PATIENCE:g}s"\nfork = "{fork}"')
+    found = [(await answers(hosts[number % 2], 1 + number % 3))[-1] for number in range(20)]
+
+    assert found == [b"%d" % sum(1 + each % 3 for each in range(number + 1)) for number in range(20)]
+    assert sum(pool.stats.cold_starts for host in hosts for pool in host._pools) == 1
+    assert [pool.stats.deaths for host in hosts for pool in host._pools] == [{}, {}]
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_who_waits_has_the_place_of_a_host_that_ends(pair: Any, killed: bool) -> None:
-    """Its worker, with the call in it, ends with it, or is given up after that."""
+    """Its worker, with the call in it, ends with it; or goes over as it is, once it has no call."""
     source = "import os, time\ndef handle(data):\n    time.sleep(data or 0)\n    return os.getpid()\n"
     one, two = await pair(source, f'max_workers = 1\ntimeout = "{PATIENCE:g}s"\nmin_workers = 1')
     (first,) = await answers(one, 1)
-    assert await answers(two, 1) != [first]
+    assert await answers(two, 1) == [first]
 
     (pid,) = await answers(one, 1)
     two_answers: list[bytes] = []
@@ -645,7 +710,7 @@ async def test_who_waits_has_the_place_of_a_host_that_ends(pair: Any, killed: bo
         await until(lambda: two_answers)
         tasks.cancel_scope.cancel()
 
-    assert two_answers != [pid]
+    assert (two_answers == [pid]) is not killed
 
 
 async def answers_or_none(host: host_module.Host, body: bytes) -> None:

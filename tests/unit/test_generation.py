@@ -10,8 +10,8 @@ import pytest
 
 from runtime import generation as generation_module
 from runtime.errors import FunctionTimeout, LoadFailed, StartFailed, WorkerDied
-from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation, is_long, place
-from runtime.process import LOST, STACK_WAIT
+from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation
+from runtime.process import LOST, STACK_WAIT, place
 from runtime.snapshots import Snapshot
 from runtime.worker import wire
 from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage, function
@@ -215,8 +215,8 @@ async def test_a_long_body_is_one_that_does_not_fit_into_its_call(make: MakeStag
     stage = make()
     half = bytes(wire.INLINE // 2)
 
-    assert not is_long(stage.lease(body=(half, half)))
-    assert is_long(stage.lease(body=(half, half, b"x")))
+    assert not stage.lease(body=(half, half)).is_long
+    assert stage.lease(body=(half, half, b"x")).is_long
 
 
 @pytest.mark.parametrize(

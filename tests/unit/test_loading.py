@@ -21,6 +21,7 @@ from runtime.registry import Function
 from runtime.snapshots import Snapshot
 from runtime.spawner import Loaded
 from runtime.telemetry import FunctionStats
+from tests.unit.waiting import until
 
 pytestmark = pytest.mark.anyio
 FOLDER = "/root/functions/demo"
@@ -98,7 +99,7 @@ class StagePool:
     def refuse_waiting(self, error: HostError) -> None:
         self.refused.append(error)
 
-    def loaded(self) -> None:
+    def serve_waiting(self) -> None:
         self.ended += 1
 
     def printed(self, exchange: None, level: int, text: str) -> None:
@@ -138,15 +139,9 @@ class Stage:
         self.made.append(Made(function, snapshot, self.extras, self.unsafe))
         return self.made[-1]
 
-    async def until(self, condition: Callable[[], Any]) -> None:
-        """Let others run until it holds."""
-        with anyio.fail_after(10):
-            while not condition():
-                await anyio.sleep(0.001)
-
     async def rest(self) -> None:
         """Until no load is under way."""
-        await self.until(lambda: not self.pool.loading)
+        await until(lambda: not self.pool.loading)
 
     async def save(self, text: str) -> None:
         """Another text on disk, told, and what comes of it."""
@@ -183,7 +178,7 @@ async def test_a_change_is_loaded_beside_what_serves(monkeypatch: pytest.MonkeyP
         stage.gates["two"] = anyio.Event()
         stage.disk.text = "two"
         stage.loading.changed()
-        await stage.until(lambda: stage.begun == ["one", "two"])
+        await until(lambda: stage.begun == ["one", "two"])
         assert stage.pool.served == ["one"]
         stage.gates["two"].set()
         await stage.rest()
@@ -266,12 +261,12 @@ async def test_a_good_save_ends_an_import_that_does_not_end(monkeypatch: pytest.
     async with staged(monkeypatch) as stage:
         stage.gates = {"one": anyio.Event(), "three": anyio.Event()}
         stage.loading.need()
-        await stage.until(lambda: stage.begun == ["one"])
+        await until(lambda: stage.begun == ["one"])
         await stage.save("two")
         assert (stage.cancelled, stage.pool.served) == (["one"], ["two"])
         stage.disk.text = "three"
         stage.loading.changed()
-        await stage.until(lambda: stage.begun[-1] == "three")
+        await until(lambda: stage.begun[-1] == "three")
         await stage.save("four")
         assert (stage.cancelled, stage.pool.served) == (["one", "three"], ["two", "four"])
         assert stage.limiter.borrowed_tokens == 0
@@ -282,10 +277,10 @@ async def test_what_does_not_change_its_sources_does_not_end_an_import(monkeypat
     async with staged(monkeypatch) as stage:
         stage.gates["one"] = anyio.Event()
         stage.loading.need()
-        await stage.until(lambda: stage.begun == ["one"])
+        await until(lambda: stage.begun == ["one"])
         for _ in range(3):
             stage.loading.changed()
-        await stage.until(lambda: len(stage.disk.checked) == 3)
+        await until(lambda: len(stage.disk.checked) == 3)
         stage.gates["one"].set()
         await stage.rest()
         assert (stage.begun, stage.cancelled, stage.pool.served) == (["one"], [], ["one"])
@@ -296,7 +291,7 @@ async def test_a_change_while_sources_are_read_is_not_missed(monkeypatch: pytest
     async with staged(monkeypatch) as stage:
         stage.disk.gate.clear()
         stage.loading.need()
-        await stage.until(lambda: stage.disk.reads == 1)
+        await until(lambda: stage.disk.reads == 1)
         stage.disk.text = "two"
         stage.loading.changed()
         stage.disk.gate.set()
@@ -419,7 +414,7 @@ async def test_a_function_that_is_no_more_is_not_loaded(monkeypatch: pytest.Monk
     async with staged(monkeypatch) as stage:
         stage.gates["one"] = anyio.Event()
         stage.loading.need()
-        await stage.until(lambda: stage.begun == ["one"])
+        await until(lambda: stage.begun == ["one"])
         stage.loading.close()
         await stage.rest()
         assert stage.cancelled == ["one"]
@@ -458,9 +453,9 @@ async def test_few_are_imported_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
         async with stage.loading._turn():
             tasks.start_soon(second)
-            await stage.until(lambda: stage.limiter.statistics().tasks_waiting == 1)
+            await until(lambda: stage.limiter.statistics().tasks_waiting == 1)
             order.append("first")
-        await stage.until(lambda: len(order) == 2)
+        await until(lambda: len(order) == 2)
         assert order == ["first", "second"]
         assert stage.limiter.borrowed_tokens == 0
 

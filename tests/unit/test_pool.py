@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from runtime.calls import MAX_HEAD
 from runtime.deadlines import TICK as LOOK
 from runtime.errors import (
     FunctionRefused,
@@ -23,7 +24,7 @@ from runtime.errors import (
 )
 from runtime.generation import GRACE, REASON_WAIT, RETIRE_WAIT
 from runtime.pace import MAX_DEPTH
-from runtime.pool import GROW_AFTER, MAX_HEAD, MOMENT, RECLAIM_AFTER, RESPITE, STALLED
+from runtime.pool import GROW_AFTER, MOMENT, RECLAIM_AFTER, RESPITE, STALLED
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
 from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage
@@ -1072,10 +1073,10 @@ async def test_those_who_wait_for_a_generation_that_will_not_come_are_told_why(m
 async def test_a_load_that_ended_without_success_is_asked_for_again(make: MakeStage) -> None:
     """By the calls that still wait."""
     stage = make(loaded=False)
-    stage.pool.loaded()
+    stage.pool.serve_waiting()
     assert stage.needed == 0
     stage.lease()
-    stage.pool.loaded()
+    stage.pool.serve_waiting()
 
     assert stage.needed == 2
 

@@ -386,6 +386,25 @@ async def test_a_process_that_other_hosts_have_the_place_of(line: Line) -> None:
     assert process.reason() == FULL
 
 
+async def test_a_process_that_goes_to_another_host(line: Line) -> None:
+    """Of its end we hear nothing, nor mind a message about it; the other one does, and has its stack."""
+    ours, others = Family(), Family()
+    process = ours.fork(line.control, "fork", [])
+    assert not ours.has(process)
+    ours.handle({"op": "forked", "id": 1, "pid": 100}, [os.dup(0)])
+    assert ours.has(process)
+
+    ours.part(process)
+    taken = others.adopt(100, os.dup(0), os.dup(0))
+    for family in (ours, others):
+        family.handle({"op": "exited", "pid": 100, "code": 7}, [])
+
+    assert not ours.has_any
+    assert not process.ended.is_set()
+    assert (taken.pid, taken.code) == (100, 7)
+    process.finished(None)
+
+
 async def test_a_process_that_comes_without_its_descriptor(line: Line) -> None:
     """The host had no room for it: that process counts as ended, and no other is harmed when it really ends."""
     family = Family()

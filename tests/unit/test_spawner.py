@@ -20,20 +20,12 @@ from runtime import bases as bases_module
 from runtime import spawner as spawner_module
 from runtime.bases import passed_environment
 from runtime.errors import LoadFailed
-from runtime.process import Process
-from runtime.spawner import BURST, LINE_COST, LINE_LIMIT, MUTED, RATE, OutputPipe, Spawner, Zygote
+from runtime.process import Family, Process
+from runtime.spawner import BURST, LINE_COST, LINE_LIMIT, MUTED, RATE, OutputPipe, Spawner, Zygote, given
 from runtime.worker import wire
+from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE = 20.0
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let the loop turn until this is so."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.sleep(0.001)
 
 
 def alive(pid: int) -> bool:
@@ -51,6 +43,11 @@ def test_only_the_variables_of_a_shell_are_passed_on() -> None:
     passed = passed_environment({"HOME": "/other", "OWN": "1"}, environ)
 
     assert passed == {"PATH": "/bin", "LC_TIME": "C", "HOME": "/other", "OWN": "1"}
+
+
+def test_a_worker_whose_sockets_got_lost_is_a_place_at_least() -> None:
+    """The host may open no more files: what is asked for again may find some by then."""
+    assert given(Family(), {"op": "given", "pid": 7, "last_stream": 1}, [])["op"] == "room"
 
 
 # Output.
@@ -285,6 +282,29 @@ async def test_a_load_that_fails(make: Callable[..., Made], source: str, message
     assert details.items() <= failure.value.details.items()
 
 
+async def test_a_zygote_for_which_there_are_no_descriptors(
+    spawner: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt gives back what it took: it would be the last one otherwise, for every function."""
+
+    def full(*_: Any) -> int:
+        raise OSError(24, "Too many open files")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", full)
+        for _ in range(5):
+            with pytest.raises(OSError, match="Too many open files"):
+                Zygote(spawner, spec(tmp_path, PLAIN), print)
+    with monkeypatch.context() as patched:
+        patched.setattr(spawner, "_attach", full)
+        for number in range(5):
+            with pytest.raises(OSError, match="Too many open files"):
+                spawner.line((f"module{number}",))
+
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+
 async def test_a_load_that_never_ends(make: Callable[..., Made], tmp_path: Path) -> None:
     """LoadFailed after the given time, with the line where it hangs; its process is ended with its children."""
     made = make("import os\nchild = os.fork()\nprint(os.getpid(), flush=True)\nwhile True: pass\n")
@@ -317,8 +337,11 @@ IMPERSONATOR = """
         b'{"op": "fork_failed"}', b'{"op": "ready"}', b'{"op": "ready", "kind": 1}', b'{"op": "failed"}', b"{}",
     ],
 )  # fmt: skip
-async def test_an_import_that_speaks_in_place_of_its_zygote(make: Callable[..., Made], message: bytes) -> None:
+async def test_an_import_that_speaks_in_place_of_its_zygote(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
     """It fails to load; whatever it says is no more than that."""
+    monkeypatch.setattr(spawner_module, "REASON_WAIT", 0.05)  # it does not end by itself
     made = make(IMPERSONATOR.format(message=message))
 
     with pytest.raises(LoadFailed):

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 
 from runtime.calls import Result
 from runtime.errors import NoFreeWorker, Overloaded
+from runtime.process import Process
 from runtime.turns import SLICE
-from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedZygote, Stage
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedProcess, SimulatedZygote, Stage
 
 pytestmark = ON_STAGE
 
 
 def zygote(stage: Stage) -> SimulatedZygote:
     return stage.zygotes[-1]
+
+
+def again(process: Process) -> SimulatedProcess:
+    """The same process, as a host sees it that has just been given it."""
+    seen = SimulatedProcess()
+    seen.on_kill = getattr(process, "on_kill")  # noqa: B009 - it is a SimulatedProcess
+    return seen
+
+
+def hang_up(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 def tell(stage: Stage, op: str, **more: Any) -> None:
@@ -113,6 +127,83 @@ async def test_an_idle_worker_is_given_up_at_once(make: MakeStage) -> None:
     await stage.settle()
 
     assert sorted(worker.alive for worker in stage.workers) == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_an_idle_worker_goes_over_as_it_is(make: MakeStage, kind: str) -> None:
+    """With its sockets, and how far its calls were counted; no process ends, and none is missed."""
+    stage = make(kind, max_workers=1)
+    zygote(stage).refuses_to_give = False
+    client = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.answer(worker.take_one())
+    assert isinstance(await client, Result)
+
+    tell(stage, "wanted", busy=False)
+    await stage.sleep(10.0)
+
+    [(process, sockets, last_stream)] = zygote(stage).given
+    assert (process, last_stream) == (worker.process, 1)
+    assert len(sockets) == (3 if kind == "sync" else 1)
+    assert worker.alive
+    assert not stage.pool.workers
+    assert not stage.pool.stats.deaths
+    hang_up(sockets)
+
+
+async def test_a_worker_goes_over_although_our_calls_wait_for_it(make: MakeStage) -> None:
+    """When its time is up, with none of them: they wait for our next turn, and are begun once."""
+    stage = make(max_workers=1)
+    clients = [stage.call() for _ in range(3)]
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    tell(stage, "wanted", busy=True)
+    await stage.sleep(2 * SLICE)
+    zygote(stage).refuses_to_give, zygote(stage).full = False, True
+
+    worker.answer()
+    await stage.settle()
+
+    [(process, sockets, last_stream)] = zygote(stage).given
+    assert worker.take() is None
+    assert len(stage.pool.waiting) == 2
+
+    tell(stage, "given", process=again(process), sockets=[sock.detach() for sock in sockets], last_stream=last_stream)
+    for _ in range(2):
+        await stage.settle()
+        worker.answer(worker.take_one())
+    assert [type(await client) for client in clients] == [Result] * 3
+    assert len(set(worker.begun)) == 3
+    assert stage.pool.stats.cold_starts == 1
+    assert zygote(stage).passed == 0
+
+
+async def test_a_worker_that_cannot_go_over_ends(make: MakeStage) -> None:
+    """One that has not said yet that it is there: its place is free then, at least."""
+    stage = make(min_workers=1, max_workers=1)
+    zygote(stage).refuses_to_give = False
+    await stage.settle()
+
+    tell(stage, "wanted", busy=False)
+    await stage.settle()
+
+    assert not zygote(stage).given
+    assert not stage.worker().alive
+
+
+async def test_a_worker_that_comes_for_old_files_is_not_taken(make: MakeStage) -> None:
+    """It ends as its sockets close."""
+    stage = make()
+    old = zygote(stage)
+    stage.swap()
+    ours, theirs = socket.socketpair()
+
+    old.on_news({"op": "given", "process": None, "sockets": [ours.detach()], "last_stream": 1})
+
+    assert theirs.recv(1) == b""
+    theirs.close()
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 from starlette.types import Receive, Scope, Send
 
 from ...callbacks import check_url, split_url
-from ...calls import Call, Headers, Submission
+from ...calls import MAX_HEAD, Call, Headers, Submission
 from ...clock import date_header
 from ...config import FunctionSettings
 from ...errors import BadRequest, HeadTooLarge, MethodNotAllowed
 from ...host import Host
 from ...journal import Receipt
-from ...pool import MAX_HEAD
 from ...registry import Function
 from ...request import Address, check_path, read_body, read_headers, with_authorization
 from . import moments

@@ -77,7 +77,7 @@ def hold():
 threading.Thread(target=hold).start()
 taken.wait()
 if os.fork() == 0:
-    worker._let_go()
+    worker.let_go()
     worker._send(b"from the child")
     os._exit(7)
 status = os.waitstatus_to_exitcode(os.wait()[1])

@@ -16,14 +16,14 @@ from runtime.worker.parent import Seat
 
 def test_a_host_hears_of_what_could_not_be_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many descriptors are on their way: the message comes without, and the control socket stays."""
-    send = parent.send_fds
+    send = parent.send_with
 
-    def no_room(sock: socket.socket, data: Any, fds: Any) -> int:
+    def no_room(sock: socket.socket, data: Any, fds: Any) -> None:
         if fds:
             raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
-        return send(sock, data, fds)
+        send(sock, data, fds)
 
-    monkeypatch.setattr(parent, "send_fds", no_room)
+    monkeypatch.setattr(parent, "send_with", no_room)
     host, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with host, control:
         seat = Seat(control)

@@ -152,6 +152,21 @@ class History(RuleBasedStateMachine):
             self.places.ended(host)
             self.listen()
 
+    @rule(number=st.integers(0, 3))
+    def give(self, number: int) -> None:
+        """A worker to whoever waits, first of all those that have waited longest."""
+        host = self.hosts[number]
+        if not self.workers[host]:
+            return
+        other = self.places.given(host)
+        assert (other is None) is not bool(self.waiting)
+        if other is not None:
+            taker = self.hosts[self.hosts.index(other)]
+            self.waiting.remove(taker)
+            self.workers[host] -= 1
+            self.workers[taker] += 1
+        self.listen()
+
     @precondition(lambda self: self.offered)
     @rule(data=st.data())
     def pass_on(self, data: st.DataObject) -> None:

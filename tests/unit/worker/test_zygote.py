@@ -22,7 +22,7 @@ from runtime.worker.output import STACK_SIGNAL
 
 MAIN = Path(__file__).parents[3] / "runtime/worker/__main__.py"
 PATIENCE = 20.0
-WISH = {"most": 16, "wanted": True, "ahead": False, "shared": True}  # how a host asks for a worker
+WISH = {"most": 16, "wanted": True, "ahead": False}  # how a host asks for a worker
 
 
 def hear(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -149,7 +149,7 @@ class Base:
         os.close(spec)
         return forked
 
-    def worker(self, zygote: Forked, channels: int = 2, **how: bool) -> Forked:
+    def worker(self, zygote: Forked, channels: int = 2, *, expect: bool = True, ahead: bool = False) -> Forked:
         """A worker of a function zygote; `sockets` are its channel and, for sync ones, its queue."""
         types = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)[:channels]
         pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in types]
@@ -158,10 +158,12 @@ class Base:
             "fork",
             [self.write_end, *(theirs.fileno() for _, theirs in pairs)],
             [ours for ours, _ in pairs],
-            **how,
+            ahead=ahead,
         )
         for _, theirs in pairs:
             theirs.close()
+        if expect:
+            zygote.sockets[0].send(b'{"op": "expect"}')
         return forked
 
     def printed(self) -> bytes:
@@ -312,9 +314,9 @@ def test_it_says_why_it_cannot_fork(base: Base) -> None:
     """Here, as the import has left no room for the descriptor of a child; nothing is left of the attempt."""
     zygote = base.load(
         "import os, resource\n"
-        "free = os.dup(0)\n"
-        "os.close(free)\n"
-        f"resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, free + 3))\n{PLAIN}"
+        "room = [os.dup(0) for _ in range(5)]  # two sockets that its workers will use, and what is sent below\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (room[-1] + 1, room[-1] + 1))\n"
+        f"for fd in room:\n    os.close(fd)\n{PLAIN}"
     )
     assert ready(zygote)["op"] == "ready"
     fds = [os.memfd_create("any") for _ in range(3)]
@@ -427,8 +429,8 @@ def test_a_worker_that_its_host_has_started_ahead(base: Base, kind: str) -> None
     zygote = base.load(f"import os\n{kind} handle(data):\n    return os.getpid()\n")
     ready(zygote)
     channels = 2 if kind == "def" else 1
-    first = base.worker(zygote, channels, shared=False)
-    ahead = base.worker(zygote, channels, shared=False, ahead=True)
+    first = base.worker(zygote, channels, expect=False)
+    ahead = base.worker(zygote, channels, expect=False, ahead=True)
 
     for worker in (ahead, first):
         assert worker.frames(1)[0][0] == wire.READY
