@@ -1,7 +1,7 @@
 """Cold starts: the first call of a function ever, one after all workers have idled out, one after a reload.
 
-Timed on a keep-alive connection, nothing subtracted. Beside it: booting a functions-framework process, and
-an interpreter that does the same imports, which is what a cold start costs where nothing is forked.
+Timed on a keep-alive connection, nothing subtracted. Beside it: booting a functions-framework or workerd process,
+and an interpreter that does the same imports, which is what a cold start costs where nothing is forked.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from bench.peers import HOME, PEERS
 from bench.report import Check, Options, Report
 from bench.servers import SERVER_CORE, Server, Unavailable, configure, spaces, write_root
 
-NEEDS = ("science", "functions-framework")
+NEEDS = ("science", "functions-framework", "workerd")
+BOOTED = ("functions-framework, sync", "functions-framework, async", "workerd, JavaScript")
 IDLE = "1s"
 IMPORTS = {
     "plain": "pass",
     "science": "import numpy, pandas, sklearn.linear_model",
     "tensors": "import torch",
 }
-PRELOAD = ["numpy", "pandas", "sklearn.linear_model"]
+PRELOAD = {"science": ["numpy", "pandas", "sklearn.linear_model"], "tensors": ["torch"]}
 FIRST, ZERO, RELOADED = "first call ever", "from zero workers", "first call after a reload"
 # Milliseconds, floor and aim of the p50. What the first call ever takes is mostly its imports: see `checks`.
 LIMITS = {
@@ -49,11 +50,13 @@ def run(options: Options) -> Report:
     except (Unavailable, OSError) as problem:
         report.failed["spaces"], times = str(problem), {}
     report.rows += [row(f"spaces, {what}", name, each) for (what, name), each in times.items()]
-    if times:
-        preloaded(report, tries)
-    for async_mode in ("sync", "async"):
-        peer = PEERS[f"functions-framework, {async_mode}"]
-        report.rows.append(row(f"functions-framework, {async_mode}: boot", "plain", boots(peer.start, tries)))
+    for name in [each for each in PRELOAD if each in handlers and times]:
+        preloaded(report, name, tries)
+    for peer in BOOTED:
+        try:
+            report.rows.append(row(f"{peer}: boot", "plain", boots(PEERS[peer].start, tries)))
+        except (Unavailable, OSError) as problem:
+            report.failed[peer] = str(problem)
     fresh = {name: interpreters(IMPORTS[name], tries) for name in handlers}
     report.rows += [row("a fresh interpreter", name, each) for name, each in fresh.items()]
     report.checks = checks(times, fresh)
@@ -134,25 +137,26 @@ def after_reload(client: Client, root: Path, name: str) -> float:
     return call(client, name)
 
 
-def preloaded(report: Report, tries: int) -> None:
+def preloaded(report: Report, name: str, tries: int) -> None:
     """The first call ever of a function whose imports its space has preloaded; the base process is up before."""
-    copies = {f"science_{number}": (APPS / "science.py").read_text() for number in range(tries)}
+    source = (APPS / f"{name}.py").read_text()
+    copies = {f"{name}_{number}": source for number in range(tries)}
     times = []
     with tempfile.TemporaryDirectory() as folder:
-        root = write_root(Path(folder), {"science": (APPS / "science.py").read_text(), **copies})
-        configure(root, {"spaces.bench": {"preload": PRELOAD}})
+        root = write_root(Path(folder), {name: source, **copies})
+        configure(root, {"spaces.bench": {"preload": PRELOAD[name]}})
         if "preload" in refused(root):
             report.note += "This host has no setting `preload`: not measured. "
             return
         try:
-            with spaces(root, venv=HOME / "science", function="science") as server:
+            with spaces(root, venv=HOME / "science", function=name) as server:
                 client = Client(server.url)
-                call(client, "science")
+                call(client, name)
                 times = [call(client, copy) for copy in copies]
         except (Unavailable, OSError) as problem:
-            report.failed["spaces, preloaded"] = str(problem)
+            report.failed[f"spaces, {name} preloaded"] = str(problem)
             return
-    report.rows.append(row(f"spaces, {FIRST}, its imports preloaded", "science", times))
+    report.rows.append(row(f"spaces, {FIRST}, its imports preloaded", name, times))
 
 
 def refused(root: Path) -> str:
