@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 UNIT = $(BIN)/python -m pytest -n 2 tests/unit
 PYTHON ?=
+# Where pytest may keep nothing, each of its processes rewrites every test file at every run.
+unexport PYTHONDONTWRITEBYTECODE
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
@@ -27,7 +29,7 @@ serve: $(VENV)/.installed-fast ## serve this folder as in production
 	@exec $(BIN)/spaces serve . $(ARGS)
 
 test: lint ## run all checks: lint, types, layers, then all tests (or those in ARGS)
-	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(UNIT) && $(BIN)/python -m pytest tests --ignore=tests/unit)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(UNIT) && $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore=tests/unit)
 
 unit: $(VENV)/.installed-dev ## run the unit tests, or the tests in ARGS: make unit ARGS='tests/unit/test_wire.py -k length'
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(UNIT))

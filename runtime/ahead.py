@@ -29,14 +29,17 @@ class Ahead:
 
     def take(self, generation: Generation) -> Worker | None:
         """The spare as one more worker of this generation; None where there is none."""
-        spare, self._spare = self._spare, None
+        spare = self._spare
         if spare is None or spare.leaving or spare.generation is not generation:
             return None
+        self._spare = None
         spare.join()
         return spare
 
     def soon(self, generation: Generation) -> None:
         """A worker was wanted: have a spare of this generation once no more of them are."""
+        if self._spare is not None and self._spare.generation is not generation:
+            self.drop()
         self._hold()
         if generation.fresh:
             return

@@ -19,7 +19,7 @@ from .deliveries import Deliveries
 from .dispatcher import Dispatcher
 from .errors import HostError, JournalError, NotFound
 from .exchange import Exchange
-from .journal import Bell, Counts, IdTaken, Journal, News, Receipt, open_journal
+from .journal import Bell, Counts, IdTaken, Journal, News, Receipt, Told, open_journal
 from .registry import Function
 from .share import WHOLE, Share
 
@@ -99,8 +99,9 @@ class Background:
         return self._dispatcher.busy
 
     def pause(self) -> None:
-        """Start no further calls."""
+        """Start no further calls; whoever waits for news of one looks what is the matter."""
         self._dispatcher.pause()
+        self.journal.wake()
 
     def heard(self, payload: bytes) -> None:
         """The bell of another process on this journal has rung."""
@@ -122,6 +123,10 @@ class Background:
             except IdTaken:  # by another host on this journal, in the same millisecond
                 submission = msgspec.structs.replace(submission, call=self._renumbered(submission.call))
         return await self._dispatcher.accept(submission, function)
+
+    def take_in(self, submission: Submission, function: Function, told: Told) -> bool:
+        """As `submit`, but `told` may hear of IdTaken; see `Dispatcher.take_in`."""
+        return self._dispatcher.take_in(submission, function, told)
 
     async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         """Cancel a call, wherever it is; its status then. `outcome`: see `Journal.cancel`."""

@@ -134,9 +134,7 @@ class Channel:
             stream, call.id, deadline, call.attempt, call.method,
             call.path, call.query, call.headers, length, inline, call.schedule_id, call.scheduled_time, held.flags,
         )  # fmt: skip
-        if self.queue is None:
-            self.write(frame)
-        elif not self.queue.push(frame):
+        if not (self.write(frame) if self.queue is None else self.queue.push(frame)):
             return False
         exchange.stream, exchange.channel, exchange.window = stream, self, held.window
         self.exchanges[stream] = exchange
@@ -179,22 +177,23 @@ class Channel:
             self.queue.close()
         self._unsent.clear()
 
-    def write(self, data: bytes) -> None:
-        """Send now what the socket takes, and the rest as it takes it."""
+    def write(self, data: bytes) -> bool:
+        """Send now what the socket takes, and the rest as it takes it; False when the worker is gone."""
         if self.closed:
-            return
+            return False
         if self._unsent:
             self._unsent.append(memoryview(data))
-            return
+            return True
         try:
             sent = self._send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the worker is gone: the reader finds the same, after what it still said
-            return
+        except OSError:  # the reader finds the same, after what the worker still said
+            return False
         if sent < len(data):
             self._unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(self._sock, self._writable)
+        return True
 
     def _write_body(self, stream: int, body: tuple[bytes, ...]) -> None:
         for whole in body:

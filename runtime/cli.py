@@ -7,6 +7,7 @@ Reads arguments, calls `server.py` or a `host.py` of its own, prints. Exit statu
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import re
 import sys
@@ -31,6 +32,7 @@ from .logs import logging_to
 from .registry import Function
 from .search import Hint
 from .supervisor import supervise
+from .systemd import tell_ready, watched
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 LISTED = 40  # functions that `dev` lists at its start
@@ -122,15 +124,16 @@ def _dev(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _load(arguments)
+    faulthandler.enable(2)  # systemd, for one, ends a process that hangs by SIGABRT
     if settings.server.processes == 1:
+        one = partial(server.serve, settings, dev=False, exposed=arguments.open, announce=_announce)
         with logging_to(console=False):
-            _run(partial(server.serve, settings, dev=False, exposed=arguments.open, announce=_announce))
+            _run(partial(watched, one))
         return 0
     announce = partial(_announce_count, settings)
     with open(os.memfd_create("log"), "wb") as turns, logging_to(console=False, lock=turns.fileno()):
-        status: int = _run(
-            partial(supervise, settings, exposed=arguments.open, log_lock=turns.fileno(), announce=announce)
-        )
+        all_of_them = partial(supervise, settings, exposed=arguments.open, log_lock=turns.fileno(), announce=announce)
+        status: int = _run(partial(watched, all_of_them))
     return status
 
 
@@ -140,6 +143,7 @@ def _announce(host: Host, url: str) -> None:
 
 def _announce_count(settings: Config, count: int, url: str) -> None:
     server.log.info("listening on %s, %d functions in %s", url, count, settings.root)
+    tell_ready()
 
 
 def _announce_dev(host: Host, url: str) -> None:

@@ -9,6 +9,7 @@ places go round, one each, to those with the fewest running calls first.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -21,10 +22,11 @@ import anyio
 from anyio.abc import TaskStatus
 
 from . import attempt
+from .arrivals import Arrival, Later, capacity
 from .calls import Call, Outcome, Submission
 from .errors import Cancelled, HostError, JournalError, NotFound, Overloaded
 from .exchange import Exchange
-from .journal import Claim, Journal, Receipt
+from .journal import Claim, Journal, Receipt, Told
 from .registry import Function
 from .runs import Run, Runners
 from .settings import FunctionSettings
@@ -74,6 +76,7 @@ class Dispatcher:
         self._running: dict[int, Run] = {}
         self._places: Counter[Key] = Counter()  # taken, by function
         self._backlog: dict[Key, int] = {}  # calls that wait, as far as we know
+        self._later = Later(journal.delayed, share)
         self._appending: Counter[Key] = Counter()  # calls that are about to wait
         self._missing: dict[Key, float] = {}  # functions that calls wait for and that are not there, since when
         self._unrecorded = 0
@@ -118,36 +121,60 @@ class Dispatcher:
 
     async def accept(self, submission: Submission, function: Function) -> Receipt:
         """Record a call; start it at once where nothing stands in its way. Overloaded when too many wait."""
-        call = submission.call
-        key = (call.space, call.name)
-        if self._waiting(key) >= function.settings.max_queued and await self._is_full(key, function):
+        if not self._has_room(submission, function) and await self._is_full(submission, function):
             message = f"{function.settings.max_queued} calls of `{function.label}` wait already (`max_queued`)"
             raise Overloaded(message, headers={"Retry-After": "10"})
-        at_once = submission.run_at is None and not self._paused and self._has_place(key, function)
-        taken = self._places if at_once else self._appending
-        taken[key] += 1
-        claimed = False
-        try:  # what is claimed for somebody who has been cancelled meanwhile, the journal takes back
-            receipt = await self._journal.append(submission, claim=at_once)
-            claimed = receipt.claimed
-        finally:
-            if not claimed:
-                taken[key] -= 1
-                self.wake()  # the place may have been what another call waited for
-        if claimed:
-            called_back = submission.callback_url is not None
-            self._start(Run(self._journal, call, 1, function.settings, callback=called_back))
-        elif not receipt.repeated:
-            self._backlog[key] = self._backlog.get(key, 0) + 1
-            self.wake()
-        return receipt
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._let_in(submission, function, receipt)
+        return await receipt
 
-    async def _is_full(self, key: Key, function: Function) -> bool:
+    def take_in(self, submission: Submission, function: Function, told: Told) -> bool:
+        """As `accept`, for one who is told of it later. False: he has to ask `accept`, as there may be too many."""
+        if not self._has_room(submission, function):
+            return False
+        self._let_in(submission, function, told)
+        return True
+
+    def _let_in(self, submission: Submission, function: Function, told: Told) -> None:
+        key = _key(function)
+        at_once = submission.run_at is None and not self._paused and self._has_place(key, function)
+        arrival = Arrival(self, submission, function, told, at_once=at_once)
+        self._journal.arrive(submission, arrival, claim=at_once)
+        (self._places if at_once else self._appending)[key] += 1
+        if submission.run_at is not None:
+            self._later.add(key)
+
+    def arrived(self, arrival: Arrival, receipt: Receipt | None) -> None:
+        """It is in the journal, or has failed to get there."""
+        submission, key = arrival.submission, _key(arrival.function)
+        if receipt is not None and receipt.claimed:
+            if self._runners.over:
+                self._journal.give_back(receipt.id)
+                return
+            called_back, settings = submission.callback_url is not None, arrival.function.settings
+            self._start(Run(self._journal, submission.call, 1, settings, callback=called_back))
+            return
+        (self._places if arrival.at_once else self._appending)[key] -= 1
+        if receipt is not None and not receipt.repeated:
+            if submission.run_at is not None and submission.run_at > time() + LOOK_EVERY:
+                return  # it is seen in time, as all others are looked for by then
+            self._backlog[key] = self._backlog.get(key, 0) + 1
+        self.wake()  # also where it has failed: its place may have been what another call waited for
+
+    def _has_room(self, submission: Submission, function: Function) -> bool:
+        """Whether there surely are not too many."""
+        key, most = _key(function), function.settings.max_queued
+        return self._waiting(key) < most and (submission.run_at is None or self._later.has_room(key, most))
+
+    async def _is_full(self, submission: Submission, function: Function) -> bool:
         """Whether so many wait still: of several hosts, another may have started some. Not each refusal asks."""
         if self._part.of > 1 and monotonic() - self._recounted_at >= RECOUNT_EVERY:
             self._recounted_at = monotonic()
             self._backlog = await self._journal.waiting()
-        return self._waiting(key) >= function.settings.max_queued
+        key, most = _key(function), function.settings.max_queued
+        if self._waiting(key) >= most or submission.run_at is None:
+            return self._waiting(key) >= most
+        return await self._later.is_full(key, most)
 
     def cancel(self, id: int) -> None:
         """Stop a call, if it runs here."""
@@ -173,8 +200,7 @@ class Dispatcher:
         """Run what was claimed; without waiting for anything before, or it might be forgotten."""
         run = self._run_of(claim)
         run.hopeless = run.key in self._missing
-        left = self._backlog.pop(run.key, 1) - 1
-        if left > 0:
+        if (left := self._backlog.pop(run.key, 1) - 1) > 0:
             self._backlog[run.key] = left
         self._places[run.key] += 1
         self._start(run)
@@ -291,11 +317,10 @@ class Dispatcher:
             await self._surely(lambda: self._journal.cancelled(id))
             return
         again = attempt.next_attempt(run.settings.retry, outcome, run.starts, time())
-        if again is not None:
-            await self._surely(lambda: self._journal.retry(id, outcome, again))
-        else:
+        if again is None:
             await self._complete(run, outcome)
             return
+        await self._surely(lambda: self._journal.retry(id, outcome, again))
         self.wake()
 
     async def _complete(self, run: Run, outcome: Outcome) -> None:
@@ -361,18 +386,10 @@ class Dispatcher:
         self.wake()
 
     def _run_of(self, claim: Claim) -> Run:
-        call = claim.call
-        called_back = claim.entry.callback_url is not None
+        call, called_back = claim.call, claim.entry.callback_url is not None
         settings = self._settings(call.space, call.name)
         return Run(self._journal, call, claim.entry.attempt, settings, callback=called_back)
 
 
-def capacity(function: Function, share: Share = WHOLE) -> int:
-    """How many submitted calls of a function run at once: as many as its workers take, or a share of them.
-
-    A share may be none. Which of several hosts have the odd ones differs from function to function.
-    """
-    settings = function.settings
-    places = settings.max_workers * (settings.concurrency if function.kind.startswith("async") else 1)
-    turned = Share((share.index + function.id) % share.of, share.of)
-    return turned.part(places)
+def _key(function: Function) -> Key:
+    return function.space, function.name

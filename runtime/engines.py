@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -24,11 +24,13 @@ from starlette.types import Message, Receive, Scope, Send
 from .config import ServerSettings
 from .express import Express
 from .express.hypercorn import Connection
-from .protocols import Http2, mend_http2, mend_http3
-from .stragglers import Stragglers
+from .openfiles import OpenFiles
+from .protocols import Http2, mend_http2
+from .stragglers import Stragglers, Stream
 
 MAX_HEAD = 256 * 1024  # bytes of a request's head that are read at all; the host refuses much smaller ones in words
 LAST_WORDS = 1.0  # seconds in which clients whose calls are cut must have been told so
+BACKLOG = 2048  # connections that wait to be accepted: with more at once, clients try again a second later
 KEEP_ALIVE = 75.0  # seconds that an idle connection is kept: longer than the usual proxy keeps its end
 TICK = 0.05  # seconds between looks at whether connections are left
 CLOSE = (b"connection", b"close")
@@ -90,17 +92,20 @@ async def hypercorn_engine(
     config.certfile = str(settings.certfile) if settings.certfile else None
     config.keyfile = str(settings.keyfile) if settings.keyfile else None
     if settings.http3:
+        from .http3 import mend_http3
+
         mend_http3()
         config.quic_bind = [f"{f'[{address}]' if ':' in address else address}:{port}"]
     config.graceful_timeout = settings.drain_timeout + 2 * LAST_WORDS  # the server cuts it before
     config.keep_alive_timeout = KEEP_ALIVE
+    config.backlog = BACKLOG  # it calls `listen` once more
     config.h11_max_incomplete_size = MAX_HEAD
     config.keep_alive_max_requests = sys.maxsize
     config.include_server_header = False
     config.include_date_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
-    stragglers = Stragglers(connections, lambda each: each.writer.transport)
+    stragglers = Stragglers(connections, lambda each: each.writer.transport, streams=_held_up)
 
     async def serve() -> None:
         try:
@@ -112,7 +117,15 @@ async def hypercorn_engine(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stragglers.watch)
+        tasks.start_soon(OpenFiles().watch)
         tasks.start_soon(serve)  # in a task of its own: it is left cancelled
+
+
+def _held_up(connection: TCPServer) -> Iterable[Stream]:
+    """The streams of a connection of HTTP/2 that wait for its client."""
+    inner = getattr(connection, "protocol", None)
+    http = getattr(inner, "protocol", None)
+    return http.held_up() if isinstance(http, Http2) else ()
 
 
 def _mend_connections(express: Express, ending: Ending, connections: set[TCPServer]) -> None:
@@ -145,6 +158,11 @@ async def uvicorn_engine(
     from .express.uvicorn import protocol
 
     class Lingering(uvicorn.Server):
+        async def main_loop(self) -> None:
+            """Until the end, without looking for it ten times a second."""
+            await self.on_tick(0)  # for the headers that it gives to answers
+            await ending.stop.wait()
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for server in self.servers:
                 server.close()
@@ -165,6 +183,7 @@ async def uvicorn_engine(
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(KEEP_ALIVE),
+        backlog=BACKLOG,
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
     )
@@ -174,13 +193,9 @@ async def uvicorn_engine(
     )
     setattr(server, "capture_signals", nullcontext)  # noqa: B010 - signals are ours
 
-    async def stop_server() -> None:
-        await ending.stop.wait()
-        server.should_exit = True
-
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(stop_server)
         tasks.start_soon(stragglers.watch)
+        tasks.start_soon(OpenFiles().watch)
         await server.serve(sockets=[sock])
         tasks.cancel_scope.cancel()
 

@@ -43,7 +43,7 @@ held = Held()
 class Link(Protocol):
     """The channel that a call runs on."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> bool: ...
 
 
 class Follower(Protocol):

@@ -77,7 +77,11 @@ CALLBACKS = Family("spaces_callbacks", "gauge", "Callbacks that have not arrived
 def write(figures: Figures, submitted: Submitted | None = None) -> Iterator[bytes]:
     """The text, in pieces, so that others get their turn between them."""
     yield _of_the_host(figures).encode()
-    rows = [(_own(*key), series) for key, series in sorted(figures.series.items())]
+    rows: list[tuple[Own, Series]] = []
+    for key in sorted(figures.series):
+        rows.append((_own(*key), figures.series[key]))
+        if not len(rows) % PIECE:
+            yield b""
     for family, samples in _BY_FUNCTION:
         yield family.head().encode()
         for start in range(0, len(rows), PIECE):

@@ -138,10 +138,9 @@ class Worker:
         self.capacity = generation.capacity
         self.process = process
         self.wanted = wanted
-        self.is_ready = False
-        self.has_answered = False
-        self.leaving = False
-        self.is_gone = False
+        self.is_ready = self.has_answered = False
+        self.leaving = self.is_gone = False
+        self.parting = False  # it goes to another host as soon as it has no calls
         self._unstarted: list[Exchange] = []
         self._home = home
         self._loop = loop
@@ -162,13 +161,12 @@ class Worker:
         wanted: bool,
         ahead: bool = False,
     ) -> Worker:
-        """A new one. `most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits.
+        """A new process; OSError when there are no descriptors for it.
 
-        One that is started `ahead` is none of the generation's workers until it joins them. OSError when there are
-        no descriptors for it.
+        `most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits; `ahead`: before it
+        is wanted, and none of the generation's workers until it joins them.
         """
-        ours, theirs = socket.socketpair()
-        queue = None if generation.is_async else CallQueue()
+        (ours, theirs), queue = socket.socketpair(), None if generation.is_async else CallQueue()
         with theirs:
             sockets = (theirs,) if queue is None else (theirs, queue.theirs)
             try:
@@ -183,12 +181,16 @@ class Worker:
     @classmethod
     def given(cls, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop, message: Message) -> Worker:
         """One that another host had: see `hand_over`."""
-        channel, *pair = [socket.socket(fileno=fd) for fd in message["sockets"]]
+        channel, *pair = (socket.socket(fileno=fd) for fd in message["sockets"])
         queue = CallQueue((pair[0], pair[1])) if pair else None
-        last = message["last_stream"]
-        worker = cls(generation, home, loop, message["process"], channel, queue, last_stream=last)
+        worker = cls(generation, home, loop, message["process"], channel, queue, last_stream=message["last_stream"])
         worker.is_ready = worker.has_answered = True
         return worker
+
+    def part(self) -> None:
+        """It is given no more calls, so that it may go to another host."""
+        self.parting = True
+        self._home.removed(self)
 
     def hand_over(self) -> bool:
         """Let another host that waits for one have it, with all it has in memory; False where that cannot be now."""

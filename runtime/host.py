@@ -28,7 +28,7 @@ from .census import registry_of
 from .config import Config, with_trained
 from .errors import ConfigError, Draining, HostError, JournalError, LoadFailed
 from .exchange import Exchange
-from .journal import Journal, Receipt
+from .journal import Journal, Receipt, Told
 from .link import Link
 from .loader import Loader
 from .meter import Meter
@@ -43,7 +43,6 @@ from .tasks import Tasks
 from .timetable import Timetable
 from .training import Training
 
-LOOK = 1.0  # seconds after which the journal is read again: another host may have written
 EAGER = 50  # in dev, so many changed functions at once are loaded before anybody calls them
 
 log = logging.getLogger("spaces.host")
@@ -193,6 +192,10 @@ class Host:
             self.received[submission.trigger] += 1
         return receipt
 
+    def take_in(self, submission: Submission, function: Function, told: Told) -> bool:
+        """`submit` for one who is told of it: perhaps of IdTaken. False: he has to ask `submit` whether it may be."""
+        return not self.draining and self._durable.take_in(submission, function, told)
+
     async def wait(self, id: int, seconds: float) -> Entry | None:
         """A submitted call once it is over, or as it is then; None where there is no such call."""
         journal, deadline = self.journal, anyio.current_time() + seconds
@@ -201,7 +204,7 @@ class Host:
             left = deadline - anyio.current_time()
             if left <= 0:
                 break
-            await journal.changed(id, min(left, LOOK))
+            await journal.changed(id, left)
             entry = await journal.get(id) or entry
         return entry
 
@@ -232,7 +235,7 @@ class Host:
         return self._background
 
     def pause(self) -> None:
-        """Start no further submitted calls: they are the next host's. Others are still taken."""
+        """Start no further submitted calls: they are the next host's. Others are still taken; who waits looks again."""
         if self._background is not None:
             self._background.pause()
 

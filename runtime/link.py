@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Literal, cast
 
 import anyio
@@ -21,14 +23,19 @@ BUFFERED = 4 * 1024 * 1024  # bytes that wait for a slow reader; beyond them new
 OPEN_QUESTIONS = 64  # of one member that not all have answered yet; beyond them the oldest counts as answered
 DOOR_PATIENCE = 5.0  # seconds for the supervisor to take in a socket
 PRELOAD_SIZE = 64 * 1024  # bytes of a preload list
+ASK, HERE = "there?", "here"  # the words by which a supervisor knows that a member's event loop goes round
+TURN = 0.002  # seconds
 LENGTH = 4  # bytes before each frame, which say how long it is
 
 Reply = Callable[[bytes], None]
-Kind = Literal["news", "question", "answer", "done", "word"]
+Kind = Literal["news", "question", "part", "answer", "done", "word"]
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """What goes over the line. `asker` and `number` name a question; an answer without a payload is none."""
+    """What goes over the line. `asker` and `number` name a question; an answer without a payload is none.
+
+    A `part` is of an answer of which more follows.
+    """
 
     kind: Kind
     topic: str
@@ -38,11 +45,15 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Line(asyncio.Protocol):
-    """One end of a stream of frames. `on_frame` is called for each in order, `on_end` once."""
+    """One end of a stream of frames. `on_frame` is called for each in order, `on_end` once.
+
+    Guarantee: that takes no longer in a turn of the event loop than TURN and one frame, so that many hold up nobody.
+    """
 
     def __init__(self, on_frame: Callable[[Frame], None], on_end: Callable[[], None]) -> None:
         self._on_frame, self._on_end = on_frame, on_end
         self._received = bytearray()
+        self._frames: deque[Frame | None] = deque()  # not delivered yet; None is the end
         self._encoder, self._decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Frame)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
@@ -80,12 +91,29 @@ class Line(asyncio.Protocol):
             if len(received) < end:
                 break
             frame = self._decoder.decode(memoryview(received)[start + LENGTH : end])
-            self._loop.call_soon(self._on_frame, frame)  # what is raised there must not end the line
+            self._queue(frame)
             start = end
         del received[:start]
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._loop.call_soon(self._on_end)
+        self._queue(None)
+
+    def _queue(self, frame: Frame | None) -> None:
+        self._frames.append(frame)
+        if len(self._frames) == 1:
+            self._loop.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        until = monotonic() + TURN
+        try:
+            while self._frames:
+                frame = self._frames.popleft()
+                self._on_end() if frame is None else self._on_frame(frame)
+                if monotonic() >= until:
+                    break
+        finally:  # what is raised there must not end the line
+            if self._frames:
+                self._loop.call_soon(self._deliver)
 
 
 class Question:
@@ -108,6 +136,7 @@ class Link:
         self._sock, self._doors = line, doors
         self._heard: dict[str, list[Callable[[bytes], None]]] = {}
         self._answers: dict[str, Callable[[bytes, Reply], None]] = {}
+        self._parts: dict[str, Callable[[], Iterator[bytes]]] = {}
         self._questions: dict[int, Question] = {}
         self._numbers = itertools.count(1)
         self._line: Line | None = None
@@ -147,8 +176,12 @@ class Link:
         """Have `take` called when a sibling asks, with what it asks; it is to call the second argument, once."""
         self._answers[topic] = take
 
+    def answer_in_parts(self, topic: str, say: Callable[[], Iterator[bytes]]) -> None:
+        """Have `say` called when a sibling asks; each part of its answer is made in a turn of the loop of its own."""
+        self._parts[topic] = say
+
     async def gather(self, topic: str, timeout: float, payload: bytes = b"") -> list[bytes]:
-        """What each sibling answers; those that do not within the timeout are left out."""
+        """What each sibling answers, in its parts; those that do not within the timeout are left out."""
         number = next(self._numbers)
         question = self._questions[number] = Question()
         try:
@@ -163,7 +196,9 @@ class Link:
         return self._line is not None and self._line.send(frame)
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind == "word":
+        if frame.topic == ASK and frame.kind == "word":
+            self.say(HERE)
+        elif frame.kind == "word":
             self.on_word(frame.topic)
         elif frame.kind == "news":
             for heard in self._heard.get(frame.topic, ()):
@@ -180,11 +215,24 @@ class Link:
         def reply(payload: bytes | None) -> None:
             self._send(Frame("answer", question.topic, payload, question.number, question.asker))
 
-        take = self._answers.get(question.topic)
-        if take is None:
+        say, take = self._parts.get(question.topic), self._answers.get(question.topic)
+        try:
+            if say is not None:
+                self._tell_parts(question, say())
+            elif take is not None:
+                take(question.payload or b"", reply)
+            else:
+                reply(None)
+        except BaseException:  # whoever asks is not to wait for it
             reply(None)
-        else:
-            take(question.payload or b"", reply)
+            raise
+
+    def _tell_parts(self, question: Frame, parts: Iterator[bytes]) -> None:
+        part = next(parts, None)
+        kind: Kind = "answer" if part is None else "part"
+        self._send(Frame(kind, question.topic, part, question.number, question.asker))
+        if part is not None:
+            asyncio.get_running_loop().call_soon(self._tell_parts, question, parts)
 
     def _lost(self) -> None:
         for question in self._questions.values():
@@ -226,10 +274,11 @@ class Relay:
             self._pass_on(member, frame)
         elif frame.kind == "question":
             self._ask(member, msgspec.structs.replace(frame, asker=member))
-        elif frame.kind == "answer":
+        elif frame.kind in ("answer", "part"):
             if frame.payload is not None and (line := self._lines.get(frame.asker)):
                 line.send(frame)
-            self._answered((frame.asker, frame.number), member)
+            if frame.kind == "answer":
+                self._answered((frame.asker, frame.number), member)
 
     def _pass_on(self, member: int, frame: Frame) -> set[int]:
         """To all others; who they are."""

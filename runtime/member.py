@@ -6,6 +6,7 @@ Runs `server.py` with the link to its siblings.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import pickle
 import socket
@@ -23,8 +24,9 @@ from .errors import ConfigError
 from .host import Host
 from .link import Link
 from .logs import logging_to
-from .server import serve_on
+from .server import require, serve_on
 from .share import Share
+from .worker.output import STACK_SIGNAL
 
 PACKAGE = Path(__file__).parent
 #: Imports this very package, whatever else is of its name in the current folder or is installed.
@@ -49,6 +51,7 @@ class Seat(msgspec.Struct, frozen=True):
     sock: int
     line: int
     doors: int
+    faults: int
     log_lock: int
 
 
@@ -65,6 +68,7 @@ def pickled(config: Config) -> bytes:
 def main(argument: str) -> int:
     """Serve until told to end; the exit status."""
     seat = msgspec.json.decode(argument, type=Seat)
+    tell_faults(seat.faults)
     config: Config = pickle.load(sys.stdin.buffer)
     with logging_to(console=False, lock=seat.log_lock):
         if seat.share.index:
@@ -78,7 +82,14 @@ def main(argument: str) -> int:
     return 0
 
 
+def tell_faults(file: int) -> None:
+    """Where this process is, in every thread, is written there when it crashes, or on `STACK_SIGNAL`."""
+    faulthandler.enable(file)
+    faulthandler.register(STACK_SIGNAL, file)
+
+
 async def _serve(seat: Seat, config: Config) -> None:
+    require(config.server)  # what it names may have gone since
     link = Link(seat.share, socket.socket(fileno=seat.line), socket.socket(fileno=seat.doors))
     host = Host(config, durable=True, link=link)
     host.on_change.append(_told_of_changes(host, link))

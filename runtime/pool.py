@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from time import monotonic
-from typing import Any
 
 from .ahead import Ahead
 from .calls import MAX_HEAD, MAX_METHOD, Call, Result
@@ -161,6 +160,8 @@ class Pool:
             return
         if worker.leaving or taken[0].is_long:
             worker.retire()
+        elif worker.parting:
+            self._turns.let_go(worker)
         else:
             self._free.append(worker)
 
@@ -188,7 +189,9 @@ class Pool:
     def _adopt(self, generation: Generation, message: Message) -> None:
         """One more worker, that another host had."""
         worker = Worker.given(generation, self, self._loop, message)
-        if not worker.is_gone:
+        if generation is not self.current:
+            worker.retire()
+        elif not worker.is_gone:
             self._free.append(worker)
             self._idle.watch()
 
@@ -204,7 +207,6 @@ class Pool:
         self._turns.restart(generation)
         warm = len(before.workers) if before is not None and before is not generation else 0
         self._free.clear()
-        self._ahead.drop()
         self._hot = None
         if generation.is_async:  # its workers are given `concurrency` calls, whatever those before were given
             self._pace.slow_down()
@@ -218,8 +220,10 @@ class Pool:
 
     def reconfigured(self) -> None:
         """The function's settings are other ones: those that its processes do not hold apply from now on."""
+        self._turns.reconsider()
         self._keep_minimum()
         self._idle.restart()
+        self.serve_waiting()
 
     def retire(self) -> None:
         """End the processes as they finish; what they were made from is kept for a next call."""
@@ -282,7 +286,7 @@ class Pool:
 
     def _stop(self, exchange: Exchange, why: str, error: HostError, unbegun: HostError) -> None:
         """End a call: with `error` and its code if it runs, with `unbegun` if it was never begun."""
-        worker = self._worker_of(exchange)
+        worker: Worker | None = getattr(exchange.channel, "owner", None)
         if worker is not None and not exchange.streaming:
             self._reclaim(worker)
         if exchange.channel is None:
@@ -301,13 +305,9 @@ class Pool:
         exchange.failed(error)
         self._count(exchange, None)
 
-    def _worker_of(self, exchange: Exchange) -> Worker | None:
-        owner: Any = getattr(exchange.channel, "owner", None)
-        return owner if isinstance(owner, Worker) else None
-
     def _left(self, exchange: Exchange) -> None:
         """The client has left before the end of its call."""
-        worker = self._worker_of(exchange)
+        worker: Worker | None = getattr(exchange.channel, "owner", None)
         if worker is not None and (exchange.streaming or worker.generation.loaded.kind == "async_generator"):
             worker.channel.cancel(exchange)
             return
@@ -335,7 +335,7 @@ class Pool:
         if worker.leaving:
             return
         worker.idle_since = monotonic()
-        if self._turns.owing and self._turns.is_over(worker):
+        if worker.parting or (self._turns.owing and self._turns.is_over(worker)):
             self._wait_again(worker.take_back())
             self._turns.let_go(worker)
             return
@@ -364,6 +364,8 @@ class Pool:
         if worker.is_ready and worker.busy > 1:
             self._reclaim(worker)
             self._loop.call_soon(self.serve_waiting)  # once whoever took it out of service is done with that
+        if self.function.settings.min_workers:
+            self._loop.call_later(RESPITE, self._keep_minimum)
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)
@@ -383,8 +385,6 @@ class Pool:
                 self._count(exchange, None)
         self._wait_again(again)
         self.serve_waiting()
-        if self.function.settings.min_workers:
-            self._loop.call_later(RESPITE, self._keep_minimum)
 
     def _keep_minimum(self) -> None:
         """As many workers as there are always to be, after some have died."""

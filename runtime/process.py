@@ -16,10 +16,12 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
 
+from .outputs import OutputReader
 from .worker import process as worker_process
 from .worker.output import STACK_SIGNAL
 
@@ -101,11 +103,14 @@ class Control:
 
     def _readable(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, 262144, 8)
+            data, fds, flags, _ = socket.recv_fds(self._sock, 262144, 8)
         except BlockingIOError:
             return
         except OSError:
-            data, fds = b"", []
+            data, fds, flags = b"", [], 0
+        if flags & socket.MSG_CTRUNC:  # some are as good as none
+            _close_all(fds)
+            fds = []
         try:
             if data:
                 message: Message = json.loads(data)
@@ -117,6 +122,13 @@ class Control:
         _close_all(fds)  # those that nobody took
         if not data:
             self.close()
+
+
+def kill_by(fds: Sequence[int]) -> None:
+    """SIGKILL to the process whose pidfd is the first of these, if there are any."""
+    for pidfd in fds[:1]:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
@@ -139,14 +151,16 @@ def _close_all(fds: Sequence[int]) -> None:
 class Process:
     """One forked process. Its pid is known a moment after the fork was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: int | None = None) -> None:
+        """`faults`: where it says where it is, if there is such a file already."""
         self.pid: int | None = None
         self.code: int | None = None  # exit status, negative for a signal; None: unknown
         self.ended = asyncio.Event()
         self.number = 0  # of the request that it was asked for with
         self.shared = False  # by other hosts, perhaps: not ours to kill
         self.failure: str | None = None  # why it could not be forked
-        self.faults = os.memfd_create("faults")
+        self.faults = os.memfd_create("faults") if faults is None else faults
+        self.output: OutputReader | None = None  # what it prints, if that is not where our processes do
         self._pidfd: int | None = None
         self.doomed = False  # it was killed, or will be once it is there
         self._callbacks: list[Callable[[], None]] = []
@@ -254,8 +268,8 @@ class Family:
 
     def adopt(self, pid: int, pidfd: int, faults: int) -> Process:
         """A process that another host had before."""
-        process = self._alive[pid] = Process()
-        process.started(pid, pidfd, faults)
+        process = self._alive[pid] = Process(faults)
+        process.started(pid, pidfd)
         return process
 
     def part(self, process: Process) -> None:

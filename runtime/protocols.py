@@ -1,28 +1,58 @@
-"""Hypercorn's HTTP/2 and HTTP/3, mended where one side of a stream is not told that the other has ended it.
+"""Hypercorn's HTTP/2, mended where one side of a stream is not told of the other; HTTP/3 is in `http3.py`.
 
-`server.py` puts them in the place of the originals, with which a client waits for ever for the rest of an
-answer that was cut short, and an answer waits for ever for a client that has gone.
+`engines.py` puts it in the place of the original, with which a client waits for ever for the rest of an answer that
+was cut short, an answer waits for ever for a client that has gone, and all of one that nobody takes is kept in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import hypercorn.protocol
+import hypercorn.protocol.h2
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import StreamClosed
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import ASGIHTTPState
 
-H3_INTERNAL_ERROR = 0x0102
+
+class Buffer(StreamBuffer):
+    """What waits on a stream of HTTP/2 for its client, who says how much he takes: there is an end to it."""
+
+    taken = 0  # bytes
+
+    async def push(self, data: bytes) -> None:
+        """Add some; wait until there is room for more."""
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer.extend(data)
+        await self._is_empty.clear()
+        if len(self.buffer) >= BUFFER_HIGH_WATER:
+            await self._paused.clear()
+            await self._paused.wait()
+
+    async def pop(self, max_length: int) -> bytes:
+        """Take some."""
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        self.taken += len(data)
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
 
 
 class Http2(H2Protocol):
     """One connection of HTTP/2."""
+
+    stream_buffers: dict[int, Buffer]  # type: ignore[assignment]  # see `mend_http2`
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Take what the application sends; reset the stream when it stops before the end."""
@@ -42,6 +72,21 @@ class Http2(H2Protocol):
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
+    def held_up(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """The streams on which something waits for the client; how much he has taken; what cuts it off."""
+        for stream_id, buffer in () if self.closed else self.stream_buffers.items():
+            if buffer.buffer:
+                yield stream_id, buffer.taken, partial(self.task_group.spawn, self._cut, stream_id)
+
+    async def _cut(self, stream_id: int) -> None:
+        with suppress(ProtocolError):
+            self.connection.reset_stream(stream_id, error_code=ErrorCodes.CANCEL)
+        if buffer := self.stream_buffers.get(stream_id):
+            await buffer.close()
+        await self._close_stream(stream_id)
+        await self._window_updated(stream_id)  # so that it is forgotten
+        await self._flush()
+
 
 def is_cut(stream: Any) -> bool:
     """Whether an answer has begun on this stream, and has not ended."""
@@ -49,32 +94,6 @@ def is_cut(stream: Any) -> bool:
 
 
 def mend_http2() -> None:
-    """Have Hypercorn use the class above."""
+    """Have Hypercorn use the classes above."""
+    setattr(hypercorn.protocol.h2, "StreamBuffer", Buffer)  # noqa: B010 - mypy minds the assignment
     setattr(hypercorn.protocol, "H2Protocol", Http2)  # noqa: B010 - mypy minds the assignment
-
-
-def mend_http3() -> None:
-    """Have Hypercorn use such a class for HTTP/3; ImportError without the extra `h3`."""
-    import hypercorn.protocol.quic
-    from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
-    from hypercorn.protocol.h3 import H3Protocol
-
-    class Http3(H3Protocol):
-        async def stream_send(self, event: StreamEvent) -> None:
-            if isinstance(event, StreamClosed) and is_cut(self.streams.get(event.stream_id)):
-                self.connection._quic.reset_stream(event.stream_id, H3_INTERNAL_ERROR)
-                await self.send()
-            await super().stream_send(event)
-
-        async def handle(self, quic_event: QuicEvent) -> None:
-            await super().handle(quic_event)
-            gone: list[int] = []
-            if isinstance(quic_event, ConnectionTerminated):
-                gone = list(self.streams)
-            elif isinstance(quic_event, (StopSendingReceived, StreamReset)):
-                gone = [quic_event.stream_id]
-            for stream_id in gone:
-                if stream := self.streams.pop(stream_id, None):
-                    await stream.handle(StreamClosed(stream_id=stream_id))
-
-    setattr(hypercorn.protocol.quic, "H3Protocol", Http3)  # noqa: B010

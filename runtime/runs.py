@@ -6,6 +6,7 @@ Made by `dispatcher.py`, which says what running one means.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from anyio.abc import TaskGroup
@@ -49,25 +50,46 @@ class Run:
 class Runners:
     """Tasks that run one call after another: to start one for each would cost as much as all that it does.
 
-    Guarantee: what `start` was given is begun, also where the tasks are cancelled at that moment.
+    Guarantee: what `start` was given before it was `over` is begun, also where the tasks are cancelled at that moment.
     """
 
     def __init__(self, work: Callable[[Run], Awaitable[None]]) -> None:
         self._work = work
         self._resting: list[asyncio.Future[Run]] = []
+        self._pending: deque[Run] = deque()
+        self.over = False  # nothing can be run any more, but by those who run already
 
     def begin(self, tasks: TaskGroup) -> None:
         """Where the tasks live; `start` may be called from now on."""
         self._tasks = tasks
+        self._wanted = asyncio.Event()
+        tasks.start_soon(self._hire)
 
     def start(self, run: Run) -> None:
-        """Have it run, without waiting."""
+        """Have it run, without waiting. It need not be a task that asks for it, unless it is `over`."""
         while self._resting:
             rest = self._resting.pop()
             if not rest.done():  # or else its task has been cancelled
                 rest.set_result(run)
                 return
-        self._tasks.start_soon(self._serve, run)
+        if self.over:
+            self._tasks.start_soon(self._serve, run)
+        else:
+            self._pending.append(run)
+            self._wanted.set()
+
+    async def _hire(self) -> None:
+        """For ever: a task for each that finds none resting. Only a task can start another one in their group."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while self._pending:
+                    self._tasks.start_soon(self._serve, self._pending.popleft())
+        finally:
+            self.over = True
+            while self._pending:
+                self._tasks.start_soon(self._serve, self._pending.popleft())
 
     async def _serve(self, run: Run) -> None:
         while True:

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import anyio
@@ -24,7 +24,7 @@ import anyio.to_thread
 from .app import App
 from .authority import is_guarded
 from .config import Config, ServerSettings, is_loopback, parse_bind
-from .engines import ENGINES, LAST_WORDS, Application, Ending, Farewell
+from .engines import BACKLOG, ENGINES, LAST_WORDS, Application, Ending, Farewell
 from .errors import ConfigError
 from .express import Express
 from .host import Host
@@ -33,8 +33,7 @@ from .request import hurry_bodies
 from .triggers import TRIGGERS
 from .whereabouts import told
 
-BACKLOG = 2048
-UNSENT = 1024 * 1024  # bytes that the kernel takes for a client ahead of sending; by itself it takes four times that
+UNSENT = 256 * 1024  # bytes that the kernel takes for a client ahead of sending; by itself it takes four megabytes
 QUIC_FLUSH = 0.5  # seconds in which the end of the last answers over HTTP/3 must have reached their clients
 LINGER = 2.0  # seconds in which a request must have come on a connection that was made just before its host left
 
@@ -57,9 +56,12 @@ def listen(settings: ServerSettings, *, exposed: bool, count: int = 1) -> list[s
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socks.append(_bound(family, (host, port), shared=count > 1))
-        address = socks[0].getsockname()[:2]
-        while len(socks) < count:
-            socks.append(socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=True))
+        if count > 1:
+            address = socks[0].getsockname()[:2]
+            socks.extend(
+                socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=True) for _ in range(count)
+            )
+            socks.pop(0).close()  # on a port of chance, it could not listen again once it was told to stop
     except OSError as error:
         for sock in socks:
             sock.close()
@@ -88,6 +90,12 @@ def _bound(family: int, address: tuple[str, int], *, shared: bool) -> socket.soc
         sock.close()
         raise
     return sock
+
+
+def endings() -> Sequence[signal.Signals]:
+    """The signals that mean an end in good order; a terminal that closes, too, unless that is to be outlived."""
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup(1)
+    return (signal.SIGTERM, signal.SIGINT) if outlives else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def require(settings: ServerSettings) -> None:
@@ -190,7 +198,7 @@ class Departure:
 
     async def await_signals(self) -> None:
         """Until the second one."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(*endings()) as signals:
             async for number in signals:
                 if self.ending.stop.is_set() or self._leaving:
                     log.warning("%s again: ending now", number.name)

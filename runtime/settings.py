@@ -17,6 +17,7 @@ from runtime import toml_reader as toml
 from runtime.schedules import Schedule
 
 _MIB = 1024 * 1024
+_MOST_MODULES, _LONGEST_MODULE = 100, 150  # of `preload`, in characters: together within `link.PRELOAD_SIZE`
 _FUNCTION_DEPTH = 4  # of the path ("spaces", SPACE, "functions", NAME)
 
 
@@ -92,7 +93,12 @@ def _modules(raw: Any) -> tuple[str, ...]:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{toml.shown(name)} is no name of a module")
-    return tuple(dict.fromkeys(names))
+        if len(name) > _LONGEST_MODULE:
+            raise ValueError(f"{toml.shown(name)} is longer than {_LONGEST_MODULE} characters")
+    found = tuple(dict.fromkeys(names))
+    if len(found) > _MOST_MODULES:
+        raise ValueError(f"must be at most {_MOST_MODULES} names of modules, not {len(found)}")
+    return found
 
 
 _READERS: toml.Readers = {

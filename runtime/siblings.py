@@ -88,8 +88,10 @@ class Siblings:
         """Have this done when one of them asks, and answer when it is done."""
 
         async def done(payload: bytes, reply: Reply) -> None:
-            await work(payload)
-            reply(b"")
+            try:
+                await work(payload)
+            finally:  # whoever asks is not to wait for what has failed
+                reply(b"")
 
         self._link.answer_later(topic, lambda payload, reply: tasks.start_soon(done, payload, reply))
 

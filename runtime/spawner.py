@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from time import monotonic
 from typing import Any, Literal
 
 import anyio
@@ -21,17 +20,12 @@ import msgspec
 
 from .bases import Bases
 from .errors import LoadFailed
-from .process import Control, Family, Message, Process
+from .outputs import OutputPipe, OutputReader
+from .process import Control, Family, Message, Process, kill_by
 from .worker import process as worker_process
 
-READ_SIZE = 64 * 1024
-LINE_LIMIT = 16 * 1024  # longer lines are cut into several
 ATTEMPTS = 3  # to load by a base zygote that does not die meanwhile
 REASON_WAIT = 1.0  # seconds to wait for how an import's process ended once its socket has closed
-LINE_COST = 256  # bytes that a line counts as more than it has
-BURST = 1024 * 1024  # bytes at once
-RATE = 64 * 1024  # bytes a second, for ever
-MUTED = "(output dropped from here on: too much was written to file descriptors 1 and 2)"
 
 log = logging.getLogger("spaces.spawner")
 
@@ -66,7 +60,7 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self.family = Family()
-        self.zygotes: set[Zygote] = set()  # with workers forked from the base zygote
+        self.zygotes: dict[Zygote, None] = {}  # with workers forked from the base zygote; the newest last
         self.control = Control(sock, self._heard, self._lost)
 
     def _heard(self, message: Message, fds: list[int]) -> None:
@@ -74,30 +68,19 @@ class Line:
             self.family.handle(message, fds)
             return
         told = [zygote for zygote in self.zygotes if zygote.key == message["key"]]
-        if message["op"] == "given":
-            message, told = given(self.family, message, fds), told[-1:]  # it is one worker
-        for zygote in told:
-            zygote.on_news(message)
-        if told:
-            return
-        if message["op"] == "room":  # whoever wanted it is no more
+        if message["op"] == "given" and told:
+            told[-1].take(self.family, message, fds)
+        elif message["op"] == "given":  # whoever wanted it is no more
+            kill_by(fds)
+        elif not told and message["op"] == "room":
             self.control.send({"op": "pass", "key": message["key"]})
-        for fd in message.get("sockets", ()):  # which ends it
-            os.close(fd)
+        for zygote in told if message["op"] != "given" else ():
+            zygote.on_news(message)
 
     def _lost(self) -> None:
         self.family.lost()
         for zygote in tuple(self.zygotes):
             zygote.on_news(LOST)
-
-
-def given(family: Family, message: Message, fds: list[int]) -> Message:
-    """The news of a worker that was another host's, with `process` and `sockets`; where they got lost, of a place."""
-    if len(fds) < 3:  # we may open no more files: it ends
-        return {**message, "op": "room"}
-    pidfd, *sockets, faults = fds
-    fds.clear()
-    return {**message, "process": family.adopt(message["pid"], pidfd, faults), "sockets": sockets}
 
 
 class Spawner:
@@ -163,60 +146,6 @@ class Spawner:
         return line
 
 
-class OutputPipe:
-    """What a function's processes write to file descriptors 1 and 2, line by line.
-
-    It is always read, so that nobody waits for it; what comes faster than the log should grow is dropped.
-    """
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._read_end, self.write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        self._on_line = on_line
-        self._partial = b""
-        self._allowance: float = BURST
-        self._refilled_at = monotonic()
-        self._muted = False
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._read_end, self._readable)
-
-    def close(self) -> None:
-        """Let go of our copy of the write end; the rest ends when every process has let go of theirs."""
-        os.close(self.write_end)
-
-    def _readable(self) -> None:
-        try:
-            data = os.read(self._read_end, READ_SIZE)
-        except BlockingIOError:
-            return
-        self._refill()
-        if not self._muted:
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            if not data or len(self._partial) > LINE_LIMIT:
-                lines, self._partial = [*lines, self._partial], b""
-            for line in lines:
-                self._give_out(line)
-        if not data:
-            self._loop.remove_reader(self._read_end)
-            os.close(self._read_end)
-
-    def _refill(self) -> None:
-        now = monotonic()
-        self._allowance = min(BURST, self._allowance + (now - self._refilled_at) * RATE)
-        self._refilled_at = now
-        self._muted = self._muted and self._allowance < BURST / 2
-
-    def _give_out(self, line: bytes) -> None:
-        if self._muted:
-            return
-        self._allowance -= len(line) + LINE_COST
-        for start in range(0, len(line), LINE_LIMIT):
-            self._on_line(line[start : start + LINE_LIMIT].decode("utf-8", "backslashreplace"))
-        if self._allowance < 0:
-            self._muted, self._partial = True, b""
-            self._on_line(MUTED)
-
-
 class Zygote:
     """One generation of one function, imported once: forks its workers.
 
@@ -228,6 +157,7 @@ class Zygote:
         self._spawner = spawner
         self._preload = tuple(spec.get("preload", ()))
         self._output = OutputPipe(on_line)
+        self._on_line = on_line
         try:
             self._spec = os.memfd_create("spec")
         except OSError:
@@ -281,7 +211,7 @@ class Zygote:
         ends = [sock.fileno() for sock in sockets]
         if fresh:
             line = self._spawner.line(self._preload)
-            line.zygotes.add(self)
+            line.zygotes[self] = None
             fds = self._spec, self._output.write_end, *ends
             return line.family.fork(line.control, "fresh", fds, key=self.key, most=most, wanted=wanted)
         assert self._control is not None
@@ -303,10 +233,23 @@ class Zygote:
         for control, family in self._ways(fresh=fresh):
             if family.has(process):
                 told = {"op": "give", "key": self.key, "pid": process.pid, "last_stream": last_stream}
-                control.send(told, [*(sock.fileno() for sock in sockets), process.faults])
+                output = process.output or self._output
+                control.send(told, [*(sock.fileno() for sock in sockets), output.fileno(), process.faults])
                 family.part(process)
                 return True
         return False
+
+    def take(self, family: Family, message: Message, fds: list[int]) -> None:
+        """Tell of a worker that was another host's, with its `process` and `sockets`; of a place, if they got lost."""
+        if not fds:  # we may open no more files: it ends
+            self.on_news({**message, "op": "room"})
+            return
+        pidfd, *sockets, output, faults = fds
+        fds.clear()
+        process = family.adopt(message["pid"], pidfd, faults)
+        process.output = OutputReader(output, self._on_line)
+        process.on_end(process.output.close)
+        self.on_news({**message, "process": process, "sockets": sockets})
 
     def close(self, *, stale: bool = False) -> None:
         """Let go of the process and end what it forked for us. Once. `stale`: nobody is to be given it any more."""
@@ -317,7 +260,7 @@ class Zygote:
             self._tell_base("stale")
         self.end_import()
         for line in self._spawner.lines:
-            line.zygotes.discard(self)
+            line.zygotes.pop(self, None)
         self._output.close()
         os.close(self._spec)
 
@@ -373,7 +316,10 @@ class Zygote:
             self._answer = msgspec.convert(message, kind)
             self._answered.set()
         elif message["op"] in NEWS:
-            self.on_news(given(self._family, message, fds) if message["op"] == "given" else message)
+            if message["op"] == "given":
+                self.take(self._family, message, fds)
+            else:
+                self.on_news(message)
         elif kind is None:
             self._family.handle(message, fds)
 

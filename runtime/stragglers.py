@@ -1,4 +1,4 @@
-"""Connections that only hold: a request's head that does not come to its end, an answer that nobody takes.
+"""Connections and streams that only hold: a request's head that does not come to its end, an answer that nobody takes.
 
 `engines.py` starts one `Stragglers` for each engine. Bodies that do not come are `request.py`'s.
 """
@@ -10,8 +10,9 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -22,13 +23,15 @@ UNTAKEN = 60.0  # seconds in which a client takes nothing of what waits for it, 
 
 C = TypeVar("C")
 Hold = tuple[Any, ...]  # what a connection is held up by; the same one as long as nothing moves
+Stream = tuple[Hashable, object, Callable[[], None]]  # which; how far it is; what cuts it off
 
 
 class Stragglers(Generic[C]):
     """Cuts off connections on which nothing moves though it should.
 
     Looked at now and then from outside, so that those that go on well pay nothing for it. `awaited` says by which
-    request's head a connection is held up, if the engine itself has no eye on it.
+    request's head a connection is held up, if the engine itself has no eye on it; `streams` has those of its streams
+    whose answers wait for the client by themselves.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class Stragglers(Generic[C]):
         transport: Callable[[C], asyncio.WriteTransport],
         awaited: Callable[[C], object] = lambda _: None,
         head_time: float = UNTAKEN,
+        streams: Callable[[C], Iterable[Stream]] = lambda _: (),
     ) -> None:
         self._connections = connections
         self._transport = transport
         self._awaited = awaited
         self._head_time = head_time
-        self._seen: dict[C, tuple[Hold, float]] = {}
+        self._streams = streams
+        self._seen: dict[Hashable, tuple[Hold, float]] = {}
 
     async def watch(self) -> None:
         """For ever."""
@@ -52,22 +57,25 @@ class Stragglers(Generic[C]):
 
     def look(self, now: float) -> None:
         """Cut off whoever has been held up by the same thing for too long."""
-        seen: dict[C, tuple[Hold, float]] = {}
-        for connection in tuple(self._connections):
-            transport = self._transport(connection)
-            hold, patience = untaken(transport), UNTAKEN
-            if hold is None and (head := self._awaited(connection)) is not None:
-                hold, patience = (head,), self._head_time
-            if hold is None:
-                continue
-            before, since = self._seen.get(connection, (hold, now))
-            if before != hold:
+        before, self._seen = self._seen, {}
+
+        def judge(who: Hashable, hold: Hold, patience: float, cut: Callable[[], None]) -> None:
+            held, since = before.get(who, (hold, now))
+            if held != hold:
                 since = now
             if now - since >= patience:
-                abort(transport)
+                cut()
             else:
-                seen[connection] = hold, since
-        self._seen = seen
+                self._seen[who] = hold, since
+
+        for connection in tuple(self._connections):
+            transport = self._transport(connection)
+            if (hold := untaken(transport)) is not None:
+                judge(connection, hold, UNTAKEN, partial(abort, transport))
+            elif (head := self._awaited(connection)) is not None:
+                judge(connection, (head,), self._head_time, partial(abort, transport))
+            for which, far, cut in tuple(self._streams(connection)):
+                judge((connection, which), (far,), UNTAKEN, cut)
 
 
 def abort(transport: asyncio.WriteTransport) -> None:

@@ -1,8 +1,8 @@
 """Several host processes on one address: starts them, replaces those that end, and ends them all.
 
 Started by `cli.py` for `processes` > 1. Each member (`member.py`) listens on a socket of its own that stays open here
-too, so that connections wait while it is replaced. The base zygotes (`bases.py`) are ours: functions' processes
-outlive a member.
+too, so that connections wait while it is replaced. One that hangs is killed. The base zygotes (`bases.py`) are ours:
+functions' processes outlive a member.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -25,25 +26,36 @@ import msgspec
 from .authority import Authority, is_guarded
 from .bases import Bases
 from .config import Config
-from .link import PRELOAD_SIZE, Relay
+from .link import ASK, PRELOAD_SIZE, Relay
 from .member import Seat, command, pickled
-from .server import listen, require, url_of
+from .server import endings, listen, require, url_of
 from .share import Share
 from .whereabouts import told
+from .worker.output import STACK_SIGNAL
 
 STEADY = 10.0  # seconds after which a member is taken to run well: the next one is started at once when it ends
 WAITS = 0.1, 5.0  # seconds before another member is started after one that did not: at first, and at most
 GRACE = 10.0  # seconds beyond `drain_timeout` in which members must have ended by themselves
+BEAT = 2.0  # seconds after which each member is asked again whether it is there
+HANGS = 5  # questions without an answer after which it is taken to hang
+BEGINS = 30  # questions of which a new one must have answered one
+LATE = 20.0  # seconds after which connections are not to wait any longer for a new one to be ready
+DUMP_WAIT = 0.25  # seconds that it is given to write down where it hangs
+DUMP_SIZE = 64 * 1024
+DOING = {"T": ", since it is stopped", "t": ", since a debugger holds it", "D": ", since it waits for a disk"}
 
 log = logging.getLogger("spaces.server")
 
 
 class Member:
-    """One host process."""
+    """One host process. `faults`: a file, ours to close, into which it writes where it hangs or crashes."""
 
-    def __init__(self, number: int, index: int, process: subprocess.Popen[bytes]) -> None:
-        self.number, self.index, self.process = number, index, process
+    def __init__(self, number: int, index: int, process: subprocess.Popen[bytes], faults: int) -> None:
+        self.number, self.index, self.process, self.faults = number, index, process, faults
         self.started_at = time.monotonic()
+        self.missed = HANGS - BEGINS  # questions since it has last answered one
+        self.crash: str | None = None  # where, once it has ended in one
+        self._read = 0  # bytes of its faults
         self.ready = anyio.Event()
         self.leaving = anyio.Event()  # it wants to be replaced, or has ended
         self.ended = anyio.Event()
@@ -52,8 +64,15 @@ class Member:
         """How it ended."""
         status = self.process.returncode
         if status is not None and status < 0:
-            return f"was ended by {signal.Signals(-status).name}"
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+            return f"was ended by {name}"
         return f"ended with status {status}"
+
+    def fault(self) -> str | None:
+        """What it has written since it was last read of where it was, by thread."""
+        text = os.pread(self.faults, DUMP_SIZE, self._read)
+        self._read += len(text)
+        return text.decode("utf-8", "replace") or None
 
 
 async def supervise(config: Config, *, exposed: bool, log_lock: int, announce: Callable[[int, str], None]) -> int:
@@ -121,6 +140,7 @@ class Supervisor:
 
     async def _serve(self) -> None:
         self._tasks.start_soon(self._await_signals)
+        self._tasks.start_soon(self._ask_after_members)
         for index in range(len(self._socks)):
             self._tasks.start_soon(self._keep, index)
         await self._ending.wait()
@@ -142,6 +162,7 @@ class Supervisor:
                 if index in self._unannounced:
                     raise
                 log.error("no host process can be started: %s", error)
+                self._withdraw(index)
                 await self._pause(most)
                 continue
             await member.leaving.wait()
@@ -150,10 +171,24 @@ class Supervisor:
             if index in self._unannounced:
                 self._fail(member)
                 return
-            log.error("host process %d %s: another takes its place", member.process.pid, member.reason())
+            log.error(
+                "host process %d %s: another takes its place",
+                member.process.pid, member.reason(), extra={"stack": member.crash},
+            )  # fmt: skip
+            if wait and not member.ready.is_set():
+                self._withdraw(index)
             lived = time.monotonic() - member.started_at
             wait = 0.0 if lived >= STEADY else min(most, max(least, 2 * wait))
             await self._pause(wait)
+
+    def _withdraw(self, index: int) -> None:
+        """Nobody gets to serve in this place: leave connections to the others, until somebody listens here again."""
+        served = any(member.index == index and member.ready.is_set() for member in self._members.values())
+        if served or self._ending.is_set() or index in self._unannounced:
+            return
+        listens = self._socks[index].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if listens:  # if it did not, that would shut its next connections, too
+            self._socks[index].shutdown(socket.SHUT_RD)
 
     async def _pause(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -170,31 +205,34 @@ class Supervisor:
     async def _start(self, index: int) -> Member:
         """OSError where there cannot be one now."""
         with ExitStack() as failing:
+            faults = os.memfd_create("faults")
+            failing.callback(os.close, faults)
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             failing.callback(line.close)
             with theirs:
                 doors, their_doors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 failing.callback(doors.close)
                 with their_doors:
-                    process = self._spawn(index, theirs.fileno(), their_doors.fileno())
+                    process = self._spawn(index, theirs.fileno(), their_doors.fileno(), faults)
             failing.callback(process.wait)
             failing.callback(process.kill)  # which is done first
             handle = os.pidfd_open(process.pid)
             failing.pop_all()
-        member = Member(next(self._numbers), index, process)
+        member = Member(next(self._numbers), index, process, faults)
         self._members[member.number] = member
         self._tasks.start_soon(self._watch, member, handle)
         self._tasks.start_soon(self._attach, doors)
         await self._relay.join(member.number, line)
         return member
 
-    def _spawn(self, index: int, line: int, doors: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, index: int, line: int, doors: int, faults: int) -> subprocess.Popen[bytes]:
         seat = Seat(
             share=Share(index, len(self._socks)),
             exposed=self._exposed,
             sock=self._socks[index].fileno(),
             line=line,
             doors=doors,
+            faults=faults,
             log_lock=self._log_lock,
         )
         with open(os.memfd_create("config"), "w+b") as config:
@@ -203,7 +241,7 @@ class Supervisor:
             return subprocess.Popen(
                 command(seat),
                 stdin=config,
-                pass_fds=(seat.sock, seat.line, seat.doors, seat.log_lock),
+                pass_fds=(seat.sock, seat.line, seat.doors, seat.faults, seat.log_lock),
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
             )
 
@@ -214,9 +252,34 @@ class Supervisor:
         finally:
             os.close(handle)
         member.process.wait()
+        member.crash = member.fault()
+        os.close(member.faults)
         del self._members[member.number]
         member.ended.set()
         member.leaving.set()
+
+    async def _ask_after_members(self) -> None:
+        """Kill whoever hangs. What is counted are questions, not seconds: whatever stops us, too, is no silence."""
+        while True:
+            await anyio.sleep(BEAT)
+            for member in self._members.values():
+                if member.missed == HANGS:
+                    self._tasks.start_soon(self._put_down, member)
+                if time.monotonic() - member.started_at > LATE:
+                    self._withdraw(member.index)
+                member.missed += 1
+                self._relay.say(member.number, ASK)
+
+    async def _put_down(self, member: Member) -> None:
+        """Kill a member that hangs, and say where it does."""
+        pid = member.process.pid
+        doing = _doing(pid)
+        member.process.send_signal(STACK_SIGNAL)
+        with anyio.move_on_after(DUMP_WAIT):
+            await member.ended.wait()
+            return
+        log.error("host process %d hangs%s: it is killed", pid, doing, extra={"stack": member.fault()})
+        member.process.kill()
 
     async def _attach(self, doors: socket.socket) -> None:
         """Hand on the sockets by which a member wants to speak to base zygotes, until it ends."""
@@ -244,6 +307,7 @@ class Supervisor:
         member = self._members.get(number)
         if member is None:
             return
+        member.missed = 0  # whatever it says: it lives
         if word == "config":
             self._config = payload
         elif word == "leaving":
@@ -266,7 +330,7 @@ class Supervisor:
     # The end.
 
     async def _await_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(*endings()) as signals:
             async for number in signals:
                 if not self._ending.is_set():
                     log.info("%s: finishing what runs", number.name)
@@ -304,3 +368,11 @@ class Supervisor:
     async def _until_all_ended(self) -> None:
         for member in list(self._members.values()):
             await member.ended.wait()
+
+
+def _doing(pid: int) -> str:
+    """Why it cannot answer, where the kernel knows."""
+    try:
+        return DOING.get(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0], "")
+    except OSError:
+        return ""

@@ -199,13 +199,20 @@ class Ledger:
             self._own[key] = FunctionStats()
         return bool(news)
 
-    def series(self, workers: Mapping[Key, tuple[int, int]]) -> dict[Key, Series]:
-        """All numbers as they are now; `workers` are the idle and the busy ones."""
-        found = {key: Series.of(stats, *workers.get(key, (0, 0))) for key, stats in self._own.items()}
-        for key, stats in self._others.items():  # a function may really be called OTHER
-            more = Series.of(stats, *(workers.get(key, (0, 0)) if key not in found else ()))
-            found[key] = found[key].joined(more, add) if key in found else more
-        return found
+    @property
+    def keys(self) -> list[Key]:
+        """Under which there are numbers."""
+        return list(self._own | self._others)
+
+    def series(self, workers: Mapping[Key, tuple[int, int]], keys: Iterable[Key] | None = None) -> dict[Key, Series]:
+        """The numbers under these keys, or all, as they are now; `workers` are the idle and the busy ones."""
+        return {key: self._one(key, *workers.get(key, (0, 0))) for key in (self.keys if keys is None else keys)}
+
+    def _one(self, key: Key, idle: int, busy: int) -> Series:
+        own, others = self._own.get(key), self._others.get(key)
+        if own is None or others is None:
+            return Series.of(own or others or FunctionStats(), idle, busy)
+        return Series.of(own, idle, busy).joined(Series.of(others), add)  # a function is really called OTHER
 
 
 def _joined(one: Mapping[str, int], two: Mapping[str, int], join: Join) -> dict[str, int]:

@@ -7,7 +7,6 @@ place once there is one, and asks who has the most to let go of one: which goes 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Protocol
@@ -72,10 +71,16 @@ class Turns:
         return True
 
     def let_go(self, worker: Worker) -> None:
-        """Another host is to have it, as it is; or at least its place."""
-        if not worker.hand_over():
+        """Another host is to have it, as it is: once it has no calls. One that cannot go over ends, for its place."""
+        if worker.busy:
+            worker.part()
+        elif not worker.hand_over():
             worker.retire()
         self._pool.serve_waiting()
+
+    def reconsider(self) -> None:
+        """There may be more workers than when we were refused one."""
+        self._refused = False
 
     def _heard(self, generation: Generation, message: Message) -> None:
         op, current = message["op"], generation is self._pool.current
@@ -87,19 +92,18 @@ class Turns:
                 self._pool.serve_waiting()
             else:
                 generation.zygote.pass_on(fresh=generation.fresh)
-        elif op == "given" and current:
-            self._refused = False
+        elif op == "given":
+            self._refused = self._refused and not current
             self._adopt(generation, message)
             self._pool.serve_waiting()
-        elif op == "given":  # it ends
-            for fd in message["sockets"]:
-                os.close(fd)
         elif op == "lost" and current:
             self._refused = self.owing = False
             self._pool.serve_waiting()
 
     def _give_up(self, generation: Generation, *, busy: bool) -> None:
         """Let go of an idle worker, or the next one that is; of one in use, once it has been for long enough."""
+        if any(worker.parting for worker in generation.workers):
+            return  # that one is for whoever waits
         idle = [worker for worker in generation.workers if not worker.busy and not worker.leaving]
         if idle and not self._pool.waiting:
             self.let_go(min(idle, key=lambda worker: worker.idle_since))

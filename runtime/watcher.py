@@ -23,6 +23,8 @@ from .links import Links, seen_through
 from .stillness import await_git
 
 STEP = 5  # ms: a batch is over when nothing else changed for so long
+QUIET = 30.0  # seconds without a change after which we look less often
+REST = 0.045  # seconds between two looks then
 DEBOUNCE = 50  # ms: the longest that a batch goes on
 POLL = 0.5  # seconds between two looks, where the system does not tell of changes
 MANY = 1000  # changes in a batch, from which on to look at everything is simpler and misses nothing
@@ -199,13 +201,22 @@ class _Thread(threading.Thread):
         self._folders = folders
         self._recursive = recursive
         self._stopping = False
+        self._changed_at = time.monotonic()
+        self._rested = False
 
     def stop(self) -> None:
         self._stopping = True
 
     def is_set(self) -> bool:
-        """Whether to stop. watchfiles asks once a step, and first when the watch has been set up."""
+        """Whether to stop. watchfiles asks once a step, and first when the watch has been set up.
+
+        It looks for changes after each answer, so one that takes its time makes a quiet watch wake seldom. Only every
+        other one does: what was changed meanwhile is a batch after two looks.
+        """
         self.began.set()
+        self._rested = not self._rested and time.monotonic() > self._changed_at + QUIET
+        if self._rested:
+            self._watcher.wait(REST)
         return self._stopping or self._watcher.is_over()
 
     def run(self) -> None:
@@ -237,6 +248,7 @@ class _Thread(threading.Thread):
             force_polling=False,  # its polling misses a change within the second of the one before
             recursive=self._recursive,
         ):
+            self._changed_at = time.monotonic()
             self._watcher.changed(changes)
 
     def _poll(self) -> None:

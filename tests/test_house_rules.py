@@ -32,7 +32,7 @@ CATCH_ALL_ALLOWED = {
     "worker/failures.py:traceback_text": "the exception is the user's, and so is what it does when printed",
     "worker/failures.py:_text_of": "a `__str__` of the user's may raise anything",
     "deadlines.py:Deadlines._reached": "one call's mishap must not cost the others their deadlines",
-    "express/__init__.py:Express._record": "there is no application around it that would answer 500",
+    "express/__init__.py:Express.record": "there is no application around it that would answer 500",
     "express/uvicorn.py:Passage._safely": "one call's mishap must not cost the others of its worker their answers",
     "deliveries.py:Deliveries._one": "one callback's mishap must not end the deliveries of the others",
     "dispatcher.py:Dispatcher._attempt": "a call that fails in the host is recorded as failed, whatever was raised",

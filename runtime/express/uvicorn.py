@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ..calls import Result
 from ..errors import HostError
 from ..exchange import Exchange
-from . import BEGUN, Begun, Express, Recording, closing, path_of
+from . import BEGUN, Arriving, Begun, Express, Recording, closing, path_of
 
 log = logging.getLogger("spaces.call")
 
@@ -108,6 +108,8 @@ class ExpressProtocol(HttpToolsProtocol):
         self._pieces, self.cycle, self._passage = None, passage, passage  # type: ignore[assignment]
         if isinstance(begun, Exchange):
             passage.begin(begun)
+        elif isinstance(begun, Arriving):
+            begun.on_answer = passage.arrived
         else:
             passage.record(begun)
         return True
@@ -187,6 +189,11 @@ class Passage:
         task: asyncio.Task[Any] = self._protocol.loop.create_task(recording)
         self._protocol.tasks.add(task)
         task.add_done_callback(self._recorded)
+
+    def arrived(self, answer: bytes) -> None:
+        """The call is recorded, and this is the answer."""
+        if not self.response_complete:
+            self._safely(lambda: self.finish(answer))
 
     def _recorded(self, task: asyncio.Task[Any]) -> None:
         self._protocol.tasks.discard(task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -67,6 +67,19 @@ class Query(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
+class Told(Protocol):
+    """Who hears, on the event loop, what came of something that was asked for. An asyncio.Future is one."""
+
+    def cancelled(self) -> bool:
+        """Whether it does not want to hear of it any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """It is done."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """It is not."""
+
+
 class Journal(Protocol):
     """One store, opened by one owner (a host). Every method may raise JournalError: nothing was changed then.
 
@@ -92,11 +105,17 @@ class Journal(Protocol):
         (`repeated`, id 0) where this schedule has fired for this time or a later one. IdTaken unless the id is new.
         """
 
+    def arrive(self, submission: Submission, told: Told, *, claim: bool = False) -> None:
+        """`append`, for whoever is to be told of its receipt, and need not be a task."""
+
     async def claim(self, wanted: Mapping[tuple[str, str], int]) -> list[Claim]:
         """Up to so many due calls of each function (space, name): highest priority first, then oldest id first."""
 
     async def waiting(self) -> dict[tuple[str, str], int]:
         """How many calls of each function are due and unclaimed (at least: what others append may come late)."""
+
+    async def delayed(self) -> dict[tuple[str, str], int]:
+        """How many calls of each function are to run later. It takes the longer the more there are."""
 
     async def next_due(self) -> float | None:
         """When, in seconds since the epoch, the next delayed call or delivery is due; None for never."""
@@ -109,6 +128,9 @@ class Journal(Protocol):
 
     async def release(self, id: int, at: float) -> bool:
         """A claimed call goes back into the queue as if it had never been started."""
+
+    def give_back(self, id: int) -> None:
+        """`release` a claimed call, due as before, without waiting for it."""
 
     async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         """Cancel a queued call at once; ask whoever runs a running one to stop it. The status then; None: unknown.
@@ -177,8 +199,14 @@ class Journal(Protocol):
         In small steps, so that others can write meanwhile; not those whose callback is pending. How many.
         """
 
-    async def changed(self, id: int, timeout: float) -> None:
-        """Wait until something may have happened to a call (by this owner), or for `timeout` seconds."""
+    async def changed(self, id: int, timeout: float) -> bool:
+        """Wait until something may have happened to a call, or for `timeout` seconds: False.
+
+        At once after what this owner did, or one whose bell was heard; about a second after what others did.
+        """
+
+    def wake(self) -> None:
+        """Let nobody wait for a change any longer who waits now."""
 
     def heard(self, payload: bytes) -> None:
         """What the bell of another owner rang: it has committed. What was done there counts as done here, now."""
@@ -199,5 +227,5 @@ def open_journal(url: str, state: Path, bell: Bell | None = None) -> Journal:
 
 
 __all__: Sequence[str] = (
-    "KEY_LIFE", "Bell", "Claim", "Counts", "IdTaken", "Journal", "News", "Query", "Receipt", "open_journal",
+    "KEY_LIFE", "Bell", "Claim", "Counts", "IdTaken", "Journal", "News", "Query", "Receipt", "Told", "open_journal",
 )  # fmt: skip

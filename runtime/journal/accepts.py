@@ -23,11 +23,15 @@ def is_plain(submission: Submission) -> bool:
 
 def append(batch: Batch, operations: Sequence[Operation]) -> None:
     """Record plain calls. `arguments`: submission, claim."""
-    calls = [_row(batch, *operation.arguments) for operation in operations]
-    batch.write(statements.INSERT_CALLS, calls)
-    batch.write(statements.INSERT_REQUESTS, [rows.request_row(each.arguments[0].call) for each in operations])
-    for operation, row in zip(operations, calls, strict=True):
-        operation.result = _receipt(batch, operation.arguments[0], row[3])
+    calls: list[Any] = []
+    requests: list[Any] = []
+    for operation in operations:
+        calls += _row(batch, *operation.arguments)
+        requests += rows.request_row(operation.arguments[0].call)
+    batch.write_flat(statements.INSERT_CALLS, calls, len(operations))
+    batch.write_flat(statements.INSERT_REQUESTS, requests, len(operations))
+    for operation, state in zip(operations, calls[3 :: len(calls) // len(operations)], strict=True):
+        operation.result = _receipt(batch, operation.arguments[0], state)
 
 
 def append_checked(batch: Batch, arguments: tuple[Submission, bool]) -> Receipt:

@@ -17,7 +17,7 @@ import msgspec
 
 from ..calls import Status
 from ..errors import HostError, JournalError
-from . import IdTaken, rows, statements
+from . import IdTaken, files, rows, statements
 from .owners import Owner
 from .schema import RUNNING
 
@@ -58,11 +58,22 @@ class Batch:
         self.cancels_asked = False  # of calls that run, perhaps elsewhere
         self.callbacks_due = False
         self.claimed = False
+        self._begun = False  # something is done already
         self.buried: list[int] = []  # owners that are dead and have nothing any more
 
     @contextmanager
     def undone_if_refused(self) -> Iterator[None]:
-        """What is done within is done as a whole, or undone."""
+        """What is done within is done as a whole, or undone. The first to be done needs no savepoint for that."""
+        if not self._begun:
+            self._begun = True
+            try:
+                yield
+            except REFUSED:
+                self.execute("ROLLBACK")
+                files.begin(self.connection)
+                self.names.load()
+                raise
+            return
         self.execute("SAVEPOINT operation")
         try:
             yield
@@ -84,12 +95,18 @@ class Batch:
 
     def write(self, statement: str, columns: Sequence[tuple[Any, ...]]) -> None:
         """Write rows, many at a time: a few dozen statements are prepared, once, and each batch needs one or two."""
-        for start in range(0, len(columns), _AT_ONCE):
-            part = columns[start : start + _AT_ONCE]
-            self.execute(statements.rows(statement, len(part[0]), len(part)), tuple(chain.from_iterable(part)))
+        self.write_flat(statement, list(chain.from_iterable(columns)), len(columns))
+
+    def write_flat(self, statement: str, values: list[Any], count: int) -> None:
+        """The same of so many rows whose values are in one list."""
+        width = len(values) // max(1, count)
+        for start in range(0, count, _AT_ONCE):
+            part = values[start * width : (start + _AT_ONCE) * width] if count > _AT_ONCE else values
+            self.execute(statements.rows(statement, width, len(part) // width), part)
 
     def promote(self) -> None:
         """Delayed calls whose time has come are ready from now on."""
+        self._begun = True
         found = self.execute(statements.PROMOTE, (self.now, _PROMOTED)).fetchall()
         for space, name, id in found:
             self.count(self.names.text(space), self.names.text(name), 1)
@@ -117,6 +134,7 @@ class Batch:
 
     def note(self, notes: Sequence[Note]) -> None:
         """Record what was told of calls; what was told of unknown ones is dropped."""
+        self._begun = True
         by_id: dict[int, list[Note]] = {}
         for each in notes:
             by_id.setdefault(each.id, []).append(each)

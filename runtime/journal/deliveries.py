@@ -15,6 +15,8 @@ from .batch import Batch
 from .claims import dead, free_deliveries
 from .schema import PENDING
 
+SLACK = 1000  # empty pages that are kept, whatever they are of the file
+
 _DELIVERIES = f"""SELECT {rows.ENTRY}, {rows.OUTCOME} FROM calls JOIN outcomes USING (id)
     WHERE calls.id IN (SELECT value FROM json_each(?))"""
 
@@ -113,3 +115,21 @@ def forget(batch: Batch, sweep: Sweep) -> tuple[int, Position | None]:
 def forget_keys(batch: Batch, limit: int) -> bool:
     """Forget idempotency keys whose time is over; whether there may be more."""
     return batch.execute(statements.FORGET_KEYS, (batch.now - KEY_LIFE, limit)).rowcount == limit
+
+
+def shrink(batch: Batch, pages: int) -> bool:
+    """Give up to so many pages back to the disk, where most of the file is empty; whether there may be more to give.
+
+    What is empty is used again, so a file that is as large as its calls need stays as it is.
+    """
+    free, total = _pages(batch)
+    if free < SLACK or free * 2 < total:
+        return False
+    batch.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    return _pages(batch)[0] < free  # an older file keeps them
+
+
+def _pages(batch: Batch) -> tuple[int, int]:
+    """How many are empty, and how many there are."""
+    free, total = (batch.execute(f"PRAGMA {each}").fetchone()[0] for each in ("freelist_count", "page_count"))
+    return free, total

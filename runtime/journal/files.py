@@ -15,6 +15,7 @@ from ..whereabouts import make_folder
 from . import schema
 
 BUSY_SECONDS = 5.0  # how long another process may hold the lock
+HURRIED_SECONDS = 0.5  # once it has held it for so long
 AGAIN_SECONDS = 0.0002  # until the lock is asked for again: the others hold it for about so long
 _CHECKPOINT_PAGES = 2000  # the log is copied into the file when it is this long
 _CACHE_KIB = 16 * 1024
@@ -75,17 +76,17 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def begin(connection: sqlite3.Connection) -> None:
+def begin(connection: sqlite3.Connection, *, hurried: bool = False) -> None:
     """Begin to write, once no other process does.
 
     SQLite's own waiting would be longer and longer up to a tenth of a second, and whoever has waited would find the
     lock taken again by one who has not.
     """
-    _patiently(connection, "BEGIN IMMEDIATE")
+    _patiently(connection, "BEGIN IMMEDIATE", HURRIED_SECONDS if hurried else BUSY_SECONDS)
 
 
-def _patiently(connection: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
-    give_up = time.monotonic() + BUSY_SECONDS
+def _patiently(connection: sqlite3.Connection, statement: str, patience: float) -> sqlite3.Cursor:
+    give_up = time.monotonic() + patience
     while True:
         try:
             return connection.execute(statement)
@@ -131,13 +132,14 @@ def explain(error: Exception, path: Path) -> JournalError:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: it can be made smaller
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     # SQLite would not wait for another process that does the same with a new file.
-    mode = _patiently(connection, "PRAGMA journal_mode = WAL").fetchone()[0]
+    mode = _patiently(connection, "PRAGMA journal_mode = WAL", BUSY_SECONDS).fetchone()[0]
     if mode != "wal":
         raise JournalError(f"The journal {path} must be on a local disk: its file system has no shared memory.")
     schema.migrate(connection, str(path))

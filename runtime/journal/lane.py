@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..errors import JournalError
+from . import Told
 
 
 def _nothing(*_: object) -> None:
@@ -26,7 +27,7 @@ class Operation:
 
     __slots__ = ("arguments", "error", "future", "kind", "result")
 
-    def __init__(self, kind: str, arguments: Any, future: asyncio.Future[Any] | None) -> None:
+    def __init__(self, kind: str, arguments: Any, future: Told | None) -> None:
         self.kind, self.arguments, self.future = kind, arguments, future
         self.result: Any = None
         self.error: Exception | None = None
@@ -51,6 +52,7 @@ class Lane:
         self._queue: deque[Operation] = deque()
         self._wake: SimpleQueue[None] = SimpleQueue()  # an Event in C
         self._waking = False  # the thread will be woken soon, or works, and what it did is to be reported
+        self._batches, self._heard = 0, 0  # done by the thread, and told to the loop: each is counted by one of them
         self._state = "new"  # running, ending, abandoned
         self._last: Callable[[], None] = _nothing
         self._thread: threading.Thread | None = None
@@ -64,8 +66,7 @@ class Lane:
 
     async def ask(self, kind: str, arguments: Any = None) -> Any:
         """Have it done; its result. One who is cancelled meanwhile leaves it to be done as a whole, or not at all."""
-        if self._state != "running":
-            raise JournalError("The journal is closed.")
+        self._check()
         future = self._loop.create_future()
         operation = Operation(kind, arguments, future)
         self.send(operation)
@@ -75,6 +76,11 @@ class Lane:
             if not future.cancelled() and future.exception() is None:  # it came just when we were cancelled
                 self._lost(operation)
             raise
+
+    def begin(self, kind: str, arguments: Any, told: Told) -> None:
+        """Have it done, and this one told what came of it."""
+        self._check()
+        self.send(Operation(kind, arguments, told))
 
     def send(self, operation: Operation) -> None:
         """Have it done, without waiting for it."""
@@ -86,6 +92,10 @@ class Lane:
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake.put, None)
+
+    def _check(self) -> None:
+        if self._state != "running":
+            raise JournalError("The journal is closed.")
 
     async def stop(self, last: Callable[[], None], *, abandon: bool = False) -> None:
         """Wait for all that was asked for, do one last thing in the thread, and end.
@@ -103,9 +113,10 @@ class Lane:
     def _run(self) -> None:
         while True:
             batch = self._take()
-            if self._state == "abandoned" or (self._state == "ending" and not batch):
+            if self._state == "abandoned" or (self._state == "ending" and not batch and self._heard == self._batches):
                 break
             report = self._work(batch)
+            self._batches += 1
             try:
                 self._loop.call_soon_threadsafe(self._report, batch, report)
             except RuntimeError:  # the loop was closed, so nobody waits
@@ -114,7 +125,7 @@ class Lane:
 
     def _take(self) -> list[Operation]:
         """All that is to be done; waits for being woken."""
-        if self._state == "running":
+        if self._state == "running" or self._heard != self._batches:  # whoever hears of it may ask for more
             self._wake.get()
         return [self._queue.popleft() for _ in range(len(self._queue))]
 
@@ -126,7 +137,10 @@ class Lane:
         finally:
             for operation in batch:
                 self._answer(operation)
-            if self._queue:
+            self._heard += 1
+            if self._state != "running":
+                self._wake.put(None)
+            elif self._queue:
                 self.wake()  # behind those who are answered now: what they ask goes into the same batch
 
     def _answer(self, operation: Operation) -> None:

@@ -7,16 +7,22 @@ whose turn it is to write, where several write at once.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from .files import AGAIN_SECONDS, BUSY_SECONDS
+from .files import AGAIN_SECONDS
+from .holders import holder_of
 
 EXPIRY = 60.0  # seconds that a claim lasts without being renewed, where the lock cannot be asked
 RENEWAL = EXPIRY / 3
+TURN_SECONDS = 0.5  # that one waits for its turn
+COMPLAIN_EVERY = 60.0  # seconds
+
+log = logging.getLogger("runtime.journal")
 
 
 def boot_id() -> str:
@@ -112,18 +118,25 @@ class Owner:
 class Turn:
     """Owners that write much take turns by it, each within `with`; who has waited for long goes on without.
 
-    It is for speed; SQLite's lock, which they take besides, is what keeps them apart.
+    It is for speed; SQLite's lock, which they take besides, is what keeps them apart. So one that is stopped while it
+    has its turn costs the others that wait once, and a line in the log.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "turn"
         self._handle: int | None = None
+        self._patience = TURN_SECONDS
+        self._complained_at = float("-inf")
 
     def __enter__(self) -> None:
         try:
             if self._handle is None:
                 self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _lock(self._handle)
+            _lock(self._handle, self._patience)
+            self._patience = TURN_SECONDS
+        except BlockingIOError:
+            self._patience = 0.0  # until it has been given back
+            self._complain()
         except OSError:  # no folder yet, or a file system without locks
             pass
 
@@ -132,6 +145,14 @@ class Turn:
             with suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
 
+    def _complain(self) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = now
+            log.warning(
+                "the turn to write to the journal (%s) is not given back by %s", self._path, holder_of(self._path)
+            )
+
     def close(self) -> None:
         """Let go of the file."""
         if self._handle is not None:
@@ -139,9 +160,9 @@ class Turn:
             self._handle = None
 
 
-def _lock(handle: int) -> None:
+def _lock(handle: int, patience: float) -> None:
     """Take this lock; BlockingIOError where somebody holds it for too long."""
-    give_up = time.monotonic() + BUSY_SECONDS
+    give_up = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ Called by `reader.py`, all within one moment of the journal.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from heapq import nlargest
 from itertools import islice
 from operator import attrgetter
@@ -33,6 +33,9 @@ _COUNTS = """SELECT
     (SELECT count(*) FROM calls WHERE callback_owner IS NOT NULL),
     (SELECT count(*) FROM calls WHERE callback = 4),
     (SELECT min(max(run_at, accepted_at)) FROM calls WHERE state = 1)"""
+
+# By that index alone: to group them in the order of another one would mean to go through all calls.
+_DELAYED = "SELECT space, name, count(*) FROM calls INDEXED BY calls_delayed WHERE state = 0 GROUP BY space, name"
 
 _FIRST_BEYOND = """SELECT finished_at, id FROM calls WHERE space = ? AND finished_at IS NOT NULL
     ORDER BY finished_at DESC, id DESC LIMIT 1 OFFSET ?"""
@@ -83,6 +86,20 @@ def events(connection: sqlite3.Connection, names: Names, arguments: tuple[int, i
     return sorted(found, key=attrgetter("number"))[:limit]
 
 
+def marks(
+    connection: sqlite3.Connection, names: Names, arguments: tuple[object, Collection[int]]
+) -> tuple[object, dict[int, object]]:
+    """The version of all that is here; if it is another one than before, also how far each of these calls is.
+
+    Another connection counts its versions anew, so that what was loaded for it is part of one.
+    """
+    before, ids = arguments
+    version = names, connection.execute("PRAGMA data_version").fetchone()[0]
+    if version == before:
+        return version, {}
+    return version, {id: connection.execute(_TIMES, (id,)).fetchone() for id in ids}
+
+
 def last_fired(connection: sqlite3.Connection, names: Names, schedule_id: int) -> float | None:
     """The latest time that a schedule has fired for."""
     row = connection.execute(_FIRED, (schedule_id,)).fetchone()
@@ -99,6 +116,12 @@ def counts(connection: sqlite3.Connection, names: Names, now: float) -> Counts:
     delayed, ready, running, pending, dead, oldest = connection.execute(_COUNTS).fetchone()
     waited = 0.0 if oldest is None else max(0.0, now - oldest)
     return Counts(delayed + ready, running, waited, pending, dead)
+
+
+def delayed(connection: sqlite3.Connection, names: Names, _: None) -> dict[tuple[str, str], int]:
+    """How many calls of each function are to run later."""
+    found = connection.execute(_DELAYED).fetchall()
+    return {(names.text(space), names.text(name)): count for space, name, count in found}
 
 
 def first_beyond(

@@ -22,10 +22,12 @@ _QUESTIONS: dict[str, Callable[[sqlite3.Connection, rows.Names, Any], Any]] = {
     "request": queries.request,
     "outcome": queries.outcome,
     "events": queries.events,
+    "marks": queries.marks,
     "find": queries.find,
     "last_fired": queries.last_fired,
     "spaces": queries.spaces,
     "counts": queries.counts,
+    "delayed": queries.delayed,
     "first_beyond": queries.first_beyond,
 }
 

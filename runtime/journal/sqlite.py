@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 
 from ..calls import Call, Delivery, Entry, Event, Outcome, Status, Submission
-from . import Claim, Counts, Query, Receipt
+from . import Claim, Counts, Query, Receipt, Told
 from .accepts import is_plain
 from .batch import Note
 from .bell import LOOKING, Bell, News, Teller, decode, encode, of_calls
 from .deliveries import Position, Sweep
 from .lane import Lane, Operation
+from .lookout import Lookout
 from .owners import RENEWAL, Owner, Turn, boot_clock
 from .reader import Reader
 from .watch import Watch
@@ -30,7 +31,7 @@ from .writer import REOPEN_SECONDS, Report, Times, Writer
 NOTE_SECONDS = 0.05  # how long a note may wait for other commits
 MAX_NOTED = 16 * 1024 * 1024  # bytes of notes that are kept until they are written; more are lost
 LOOK_SECONDS = 0.05  # for how long what is known of others' calls is good enough
-_STEP = 200  # calls forgotten in one commit
+_STEP = 200  # calls forgotten in one commit, and pages given back
 
 
 class SQLiteJournal:
@@ -56,6 +57,7 @@ class SQLiteJournal:
         self._writing = Lane("journal writer", self._writer.work, self._learn, self._give_back)
         self._reading = Lane("journal reader", self._reader.work)
         self._watch = Watch()
+        self._lookout = Lookout(self._watch, self._reading.ask)
         self._waiting: dict[tuple[str, str], int] = {}
         self._times = Times(None, None)
         self._to_cancel: list[int] = []
@@ -85,6 +87,7 @@ class SQLiteJournal:
         for timer in (self._timer, self._renewal):
             if timer is not None:
                 timer.cancel()
+        self._lookout.close()
         await self._reading.stop(self._reader.close)
         await self._writing.stop(self._writer.close)
         for teller in (self._ringer, self._ear):
@@ -96,9 +99,12 @@ class SQLiteJournal:
 
     async def append(self, submission: Submission, *, claim: bool = False) -> Receipt:
         """Record a call."""
-        kind = "append" if is_plain(submission) else "append_checked"
-        receipt: Receipt = await self._writing.ask(kind, (submission, claim))
+        receipt: Receipt = await self._writing.ask(_appending(submission), (submission, claim))
         return receipt
+
+    def arrive(self, submission: Submission, told: Told, *, claim: bool = False) -> None:
+        """Record a call, and have this one told."""
+        self._writing.begin(_appending(submission), (submission, claim), told)
 
     async def last_fired(self, schedule_id: int) -> float | None:
         """The latest time that a schedule has fired for."""
@@ -121,6 +127,11 @@ class SQLiteJournal:
         await self._look()
         return {function: count for function, count in self._waiting.items() if count > 0}
 
+    async def delayed(self) -> dict[tuple[str, str], int]:
+        """How many calls of each function are to run later."""
+        found: dict[tuple[str, str], int] = await self._read("delayed", None)
+        return found
+
     async def next_due(self) -> float | None:
         """When the next delayed call or delivery is due."""
         await self._look()
@@ -138,6 +149,10 @@ class SQLiteJournal:
     async def release(self, id: int, at: float) -> bool:
         """A claimed call goes back into the queue; one whose cancellation was asked for is cancelled."""
         return bool(await self._writing.ask("release", (id, at)))
+
+    def give_back(self, id: int) -> None:
+        """A claimed call goes back into the queue, soon."""
+        self._writing.send(Operation("release", (id, None), None))
 
     async def cancel(self, id: int, outcome: Outcome | None = None) -> Status | None:
         """Cancel a queued call, or have a running one stopped."""
@@ -215,10 +230,16 @@ class SQLiteJournal:
         found: Counts = await self._read("counts", self._clock())
         return found
 
-    async def changed(self, id: int, timeout: float) -> None:
+    async def changed(self, id: int, timeout: float) -> bool:
         """Wait until something may have happened to a call. What came after this task's last reading counts."""
-        if self._is_open:
-            await self._watch.changed(id, timeout)
+        if not self._is_open:
+            return True
+        self._lookout.wake()
+        return await self._watch.changed(id, timeout)
+
+    def wake(self) -> None:
+        """Nobody is to wait any longer."""
+        self._watch.wake_all()
 
     # What others do.
 
@@ -275,6 +296,8 @@ class SQLiteJournal:
         while position is not None:
             count, position = await self._writing.ask("forget", Sweep(number, position, until, _STEP))
             forgotten += count
+        while forgotten and await self._writing.ask("shrink", _STEP):
+            pass
         return forgotten
 
     # What the lanes report.
@@ -311,9 +334,9 @@ class SQLiteJournal:
         result = operation.result
         if operation.kind == "claim" and result:
             for claim in result:
-                self._writing.send(Operation("release", (claim.entry.id, None), None))
+                self.give_back(claim.entry.id)
         elif isinstance(result, Receipt) and result.claimed:
-            self._writing.send(Operation("release", (result.id, None), None))
+            self.give_back(result.id)
         elif operation.kind == "take_over":
             self._inherited += result or []
         elif operation.kind == "claim_deliveries" and result:
@@ -344,6 +367,10 @@ class SQLiteJournal:
     def _renew(self) -> None:
         self._writing.send(Operation("renew", None, None))
         self._renewal = asyncio.get_running_loop().call_later(RENEWAL, self._renew)
+
+
+def _appending(submission: Submission) -> str:
+    return "append" if is_plain(submission) else "append_checked"
 
 
 def _nobody(_: News) -> None:

@@ -1,13 +1,13 @@
 """Who waits for something to happen to a call, woken after the commit.
 
-Used by `sqlite.py`, on the event loop only.
+Used by `sqlite.py` and `lookout.py`, on the event loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 
 _REMEMBERED = 4096  # calls that something happened to of late
@@ -26,6 +26,11 @@ class Watch:
         self._touched: OrderedDict[int, int] = OrderedDict()
         self._forgotten = 0  # what happened up to here is not in `_touched` any more
         self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+
+    @property
+    def awaited(self) -> Sequence[int]:
+        """The calls that somebody waits for."""
+        return tuple(self._waiting)
 
     def reading(self) -> None:
         """The current task begins to read."""
@@ -49,16 +54,17 @@ class Watch:
         self._forgotten = self._now
         self.wake_all()
 
-    async def changed(self, id: int, timeout: float) -> None:
-        """Wait until something happens to a call, after the current task has read it; or for `timeout` seconds."""
+    async def changed(self, id: int, timeout: float) -> bool:
+        """Wait until something happens to a call, after the current task has read it. False: not in that time."""
         read_at = self._read_at.get()
         self._read_at.set(self._now)  # one return for what was missed, even if it is not read then
         if read_at is not None and max(self._touched.get(id, 0), self._forgotten) > read_at:
-            return
+            return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, set()).add(future)
         try:
             await asyncio.wait((future,), timeout=timeout)
+            return future.done()
         finally:
             self._leave(id, future)
 

@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 
 from ..errors import JournalError
-from . import accepts, claims, deliveries, files, rows, statements
+from . import accepts, claims, deliveries, files, holders, rows, statements
 from .batch import REFUSED, Batch, Note, refusal
 from .lane import Operation
 from .owners import EXPIRY, RENEWAL, Owner, Turn
 
 REOPEN_SECONDS = 1.0  # between two attempts to open a journal that failed
+COMPLAIN_EVERY = 60.0  # seconds
 
 log = logging.getLogger("runtime.journal")
 
@@ -44,6 +45,7 @@ _SINGLY: dict[str, Callable[[Batch, Any], Any]] = {
     "unclaim_deliveries": deliveries.unclaim_deliveries,
     "forget": deliveries.forget,
     "forget_keys": deliveries.forget_keys,
+    "shrink": deliveries.shrink,
     "take_over": claims.take_over,
     "claim_deliveries": deliveries.claim_deliveries,
     "claim": claims.claim,
@@ -103,6 +105,8 @@ class Writer:
         self._renewed = 0.0
         self._failure: JournalError | None = None
         self._retry_at = 0.0
+        self._locked_out = False  # another process keeps the lock
+        self._complained_at = float("-inf")
 
     def work(self, operations: list[Operation]) -> Report | None:
         """Do a batch: every operation has its result or its error then."""
@@ -114,8 +118,10 @@ class Writer:
             with self._turn or nullcontext():
                 report = self._commit(operations, notes)
         except (sqlite3.Error, OSError) as error:
-            failure = files.explain(error, self._path)
-            self._undo(failure, passing=getattr(error, "sqlite_errorcode", None) in _PASSING)
+            failure, code = files.explain(error, self._path), getattr(error, "sqlite_errorcode", None)
+            self._undo(failure, passing=code in _PASSING)
+            if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
+                self._complain()
         except JournalError as error:
             failure = error
             self._undo(failure)
@@ -149,7 +155,8 @@ class Writer:
 
     def _commit(self, operations: list[Operation], notes: list[Note]) -> Report:
         connection = self._open(at_once=any(operation.kind == "open" for operation in operations))
-        files.begin(connection)
+        files.begin(connection, hurried=self._locked_out)
+        self._locked_out = False
         version: int = connection.execute("PRAGMA data_version").fetchone()[0]
         self._recount = self._recount or version != self._version  # another owner has written
         self._version = version
@@ -267,6 +274,13 @@ class Writer:
             self._connection = None
         if failure is not self._failure:
             self._failure, self._retry_at = failure, self._uptime() + REOPEN_SECONDS
+
+    def _complain(self) -> None:
+        """Say who keeps us from writing: nobody else will. The next batches do not wait as long as this one has."""
+        self._locked_out = True
+        if self._uptime() - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = self._uptime()
+            log.error("the journal %s is kept locked by %s", self._path, holders.writer_of(self._path))
 
     def _leave(self) -> bool:
         """Say that we end, and what we hold is for others; whether it could be written."""

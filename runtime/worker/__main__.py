@@ -9,15 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from contextlib import suppress
 
 PRIVATE_NAME = "_spaces_worker"
-
-#: Imported before ours, which so lie together in memory: what a call writes to is in fewer pages then.
-LIBRARIES = (
-    "ctypes", "dataclasses", "datetime", "decimal", "faulthandler", "inspect", "json", "msgspec", "resource",
-    "selectors", "signal", "socket", "traceback", "typing", "urllib.parse", "uuid", "zlib",
-)  # fmt: skip
 
 
 def mount() -> None:
@@ -37,8 +30,5 @@ def mount() -> None:
 if __name__ == "__main__":
     mount()
     importlib.import_module(f"{PRIVATE_NAME}.at_fork")  # before anything brings in `threading` or `logging`
-    for name in LIBRARIES:
-        with suppress(ImportError):  # msgspec need not be there
-            importlib.import_module(name)
     base_zygote = importlib.import_module(f"{PRIVATE_NAME}.base_zygote")
     base_zygote.serve_base(int(sys.argv[1]), sys.argv[2:])

@@ -69,3 +69,6 @@ def settle(handlers: dict[int, Any]) -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # so that siblings draw other numbers
+    torch_generator = getattr(sys.modules.get("torch"), "default_generator", None)
+    if torch_generator is not None:
+        torch_generator.seed()

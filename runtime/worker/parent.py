@@ -7,7 +7,7 @@ patches the standard library cannot patch us.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from json import JSONDecoder, JSONEncoder
@@ -25,7 +25,7 @@ from socket import (
     SOL_SOCKET,
     socket,
 )
-from struct import Struct, pack
+from struct import calcsize, pack, unpack
 from traceback import print_exc
 from typing import Any, NoReturn
 
@@ -42,8 +42,8 @@ hosts = count(1)
 # Plain numbers, as the members of an enum run code of theirs. And no `send_fds`: what a zygote writes to between two
 # forks, if only a count of references, is one more page for each of its children.
 CLOSING, CUT_OFF = int(MSG_CMSG_CLOEXEC), int(MSG_CTRUNC)
-DESCRIPTOR = Struct("i")
-ROOM = CMSG_SPACE(8 * DESCRIPTOR.size)
+SIZE = calcsize("i")  # of a descriptor
+ROOM = CMSG_SPACE(8 * SIZE)
 
 to_json = JSONEncoder(ensure_ascii=False).encode
 FORKED = '{"op": "forked", "id": %d, "pid": %d}'
@@ -222,8 +222,8 @@ class Parent:
         for pidfd in self.pids:
             close(pidfd)
         for seat in self.seats.values():
-            close(seat.control.detach())
-        close(self.door.detach())
+            seat.control.close()
+        self.door.close()
 
     def answer_fork(self, seat: Seat, message: Message, fds: list[int], run: Callable[[], NoReturn]) -> int | None:
         """Fork as the host asked, tell it the outcome, and let go of what was the child's; a pidfd if there is one."""
@@ -252,10 +252,10 @@ class Parent:
             close(fd)
 
     def give(self, seat: Seat, message: Message, fds: list[int], taker: Callable[[Seat], Seat | None]) -> None:
-        """A host gives a child away, with its sockets: where nobody takes it, or it has ended, they close."""
+        """A host gives a child away, with its sockets: to whoever waits for one."""
         pidfd = next((pidfd for pidfd in seat.children if self.pids[pidfd] == message["pid"]), None)
-        other = taker(seat) if pidfd is not None else None
-        if pidfd is not None and other is not None:
+        if pidfd is not None:
+            other = taker(seat) or seat  # where nobody waits any more, it comes back
             seat.children.discard(pidfd)
             self.belongs(pidfd, other)
             other.send({**message, "op": "given"}, (pidfd, *fds))
@@ -334,10 +334,9 @@ def receive(sock: socket, flags: int = 0) -> tuple[Message | None, list[int]]:
     return None, []
 
 
-def send_with(sock: socket, data: bytes, fds: Iterable[int]) -> None:
+def send_with(sock: socket, data: bytes, fds: Sequence[int]) -> None:
     """Send one message with these descriptors."""
-    packed = b"".join([DESCRIPTOR.pack(fd) for fd in fds])
-    sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, packed)] if packed else ())
+    sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(fds)}i", *fds))] if fds else ())
 
 
 def receive_with(sock: socket, size: int, flags: int = 0) -> tuple[bytes, list[int], int]:
@@ -346,7 +345,7 @@ def receive_with(sock: socket, size: int, flags: int = 0) -> tuple[bytes, list[i
     fds: list[int] = []
     for level, kind, packed in more:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            fds += [fd for (fd,) in DESCRIPTOR.iter_unpack(packed)]
+            fds += unpack(f"{len(packed) // SIZE}i", packed)
     return data, fds, came
 
 

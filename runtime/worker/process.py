@@ -59,10 +59,8 @@ def die_with_parent(parent: int) -> None:
 
 def lead_group() -> None:
     """Be a process group and session of its own: a signal to the group reaches nobody else's processes."""
-    try:  # `suppress` would be one more thing to write to in each child
+    with suppress(OSError):
         setsid()
-    except OSError:
-        pass
 
 
 def children() -> list[int]:

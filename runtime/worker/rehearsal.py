@@ -24,13 +24,15 @@ STREAM, PACKETS, END = int(SOCK_STREAM), int(SOCK_SEQPACKET), int(SHUT_WR)  # th
 FAMILY = int(AF_UNIX)
 
 
-def warm_up(calls: int = 24) -> None:
+def warm_up(times: int = 12) -> None:
     """Before the first fork. The interpreter rewrites code as it runs it for the first times.
 
-    Done here, that happens once, in pages that every worker shares, instead of in each worker's own.
+    Done here, that happens once, in pages that every worker shares, instead of in each worker's own. It counts how
+    often code is entered: as a worker enters its loop once, this is the only occasion for that.
     """
     worker = loop.unconnected(HANDLER)
-    rehearse(worker, calls)
+    for _ in range(times):
+        rehearse(worker)
     worker.let_go()
 
 

@@ -132,13 +132,13 @@ class FunctionZygote(Parent):
 
     def _wait(self, ours: socket, theirs: socket) -> NoReturn:
         """In the spare: until it is wanted, or the zygote has ended."""
-        close(ours.detach())
+        ours.close()
         self._settle()
         self._rehearse()
         data, fds, _ = receive_with(theirs, 1)
         if not data:
             _exit(0)
-        close(theirs.detach())
+        theirs.close()
         self._work(fds)
 
 

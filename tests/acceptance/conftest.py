@@ -156,7 +156,10 @@ class Site:
             text=True,
             env={**os.environ, **(env or {})},
         )
-        running = Running(process, self.root)
+        return self.adopt(Running(process, self.root))
+
+    def adopt(self, running: Running) -> Running:
+        """A host on this root that was started in another way; it is stopped after the test, too."""
         self._running.append(running)
         return running
 

@@ -36,7 +36,7 @@ class Client:
         self._http = http.client.HTTPConnection(host.url.removeprefix("http://"), timeout=PATIENCE)
         try:
             self.ask("GET", "/healthz")
-            self.member = _owner(self._http.sock)
+            self.member = owner(self._http.sock)
         except BaseException:
             self.close()
             raise
@@ -95,7 +95,7 @@ def one_to_each(host: Running) -> Iterator[dict[int, Client]]:
             client.close()
 
 
-def _owner(sock: socket.socket) -> int:
+def owner(sock: socket.socket) -> int:
     """The process that has the other end of a connection on this machine."""
     (_, ours), (_, theirs) = sock.getsockname(), sock.getpeername()
     wanted = f":{theirs:04X}", f":{ours:04X}"

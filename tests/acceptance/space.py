@@ -16,6 +16,11 @@ from tests.acceptance.conftest import Running, eventually
 _numbers = itertools.count(1)
 
 
+def version(number: int) -> str:
+    """A handler that answers a number."""
+    return f"def handle(data):\n    return {number}\n"
+
+
 class Space:
     """A folder under functions/ that no other test uses."""
 

@@ -334,7 +334,7 @@ def test_compressed_bodies(host: Running, coding: str, squeeze: Any) -> None:
     [
         ("br", b"x", 415),
         ("gzip", b"not gzip", 400),
-        ("gzip", gzip.compress(b"{}")[:-4], 400),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-4], 400),
         ("deflate", b"\x00\x01\x02", 400),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -415,6 +417,22 @@ def test_schedules_that_are_wrong(
     assert refusal.value.code == 400
 
 
+LATE = """
+import sys, time
+now, later = time.time, (57 - time.time()) % 60
+time.time = lambda: now() + later
+from runtime import cli
+sys.exit(cli.main())
+"""
+
+
+def started_late(site: Site) -> Running:
+    """A host that thinks that it is some seconds before the full minute."""
+    options = "serve", str(site.root), "--bind", "127.0.0.1:0"
+    process = subprocess.Popen([sys.executable, "-c", LATE, *options], stderr=subprocess.PIPE, text=True)
+    return site.adopt(Running(process, site.root))
+
+
 def test_a_schedule_fires_after_a_restart(site: Site) -> None:
     """It is kept by a host that is killed, fires by the next one, and is no more once it is deleted."""
     site.write("demo/work.py", WORK)
@@ -427,7 +445,7 @@ def test_a_schedule_fires_after_a_restart(site: Site) -> None:
     )
     first.process.kill()
     first.stop()
-    client = CogniteClient(config(site.start()))
+    client = CogniteClient(config(started_late(site)))
     (call, *_) = eventually(
         lambda: client.functions.calls.list(function_id=function.id, schedule_id=created.id, status="Completed"),
         "the schedule fires within the minute",

@@ -18,11 +18,16 @@ SETTINGS = '[spaces.vendors]\nsecrets = { greeting = "good day" }\n'
 EVENT = {"ce-id": "1", "ce-source": "disk", "ce-type": "stored", "ce-specversion": "1.0", "ce-subject": "a.txt"}
 
 
+def write_vendors(site: Site) -> None:
+    """The files in tests/functions/vendors, and their settings."""
+    shutil.copytree(VENDORS, site.root / "functions" / "vendors")
+    site.write("spaces.toml", SETTINGS)
+
+
 @pytest.fixture(scope="module")
 def host(shared_site: Site) -> Iterator[Running]:
-    """A host that serves the files in tests/functions/vendors."""
-    shutil.copytree(VENDORS, shared_site.root / "functions" / "vendors")
-    shared_site.write("spaces.toml", SETTINGS)
+    """A host that serves them."""
+    write_vendors(shared_site)
     return shared_site.start("serve")
 
 
@@ -46,10 +51,11 @@ def test_they_are_listed_with_what_they_take(host: Running) -> None:
     assert files["summarise"] == files["fail"] == "functions/vendors/agents.py"
 
 
-def test_they_can_be_checked_without_a_host(host: Running) -> None:
+def test_they_can_be_checked_without_a_host(site: Site) -> None:
     """`spaces check` imports every one; `spaces list` shows them."""
+    write_vendors(site)
     for command, said in (("check", "10 functions, 0 with a problem"), ("list", "vendors/summarise")):
-        run = [sys.executable, "-m", "runtime", command, str(host.root)]
+        run = [sys.executable, "-m", "runtime", command, str(site.root)]
         done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert said in done.stdout

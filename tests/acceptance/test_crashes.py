@@ -269,7 +269,7 @@ def test_a_crash_of_an_async_worker_concerns_all_its_calls(host: Running) -> Non
 @pytest.mark.parametrize("max_workers", [1, 3])
 def test_crashes_and_stuck_calls_in_a_burst(site: Site, max_workers: int) -> None:
     """Each costs itself: every other call is answered, and no call is run twice, however many wait in one worker."""
-    take_notes(site, "d", f'timeout = "2s"\nmax_workers = {max_workers}')
+    take_notes(site, "d", f'timeout = "4s"\nmax_workers = {max_workers}')
     site.write(
         "d/mixed.py",
         """

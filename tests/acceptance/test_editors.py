@@ -12,12 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import Running, Site, error_of, eventually
 from tests.acceptance.hammer import Hammer
-from tests.acceptance.space import Space
-
-
-def version(number: int) -> str:
-    """A handler that answers a number."""
-    return f"def handle(data):\n    return {number}\n"
+from tests.acceptance.space import Space, version
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,10 +19,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import trustme
 
+from runtime.server import endings
 from tests.acceptance.conftest import PATIENCE, Running, Site, alive, eventually
 from tests.acceptance.hammer import Hammer
-from tests.acceptance.members import Client, members, one_to_each, replaced
+from tests.acceptance.members import Client, members, one_to_each, owner, replaced
 from tests.acceptance.notes import noted, take_notes
 
 WHO = "import os\ndef handle(data):\n    return os.getpid()\n"
@@ -374,6 +378,25 @@ def test_a_process_is_killed(site: Site, engine: str) -> None:
     assert "SIGKILL" in host.logged("another takes its place")
 
 
+def test_a_process_hangs(site: Site) -> None:
+    """It is killed, the log says why, and what waits for it in its queue is answered by the one in its place."""
+    site.write("d/who.py", WHO)
+    host = start(site)
+
+    with one_to_each(host) as clients, ThreadPoolExecutor(16) as threads:
+        (_, kept), (victim, _) = clients.items()
+        os.kill(victim, signal.SIGSTOP)
+        eventually(lambda: ") T " in Path(f"/proc/{victim}/stat").read_text(), "its stop")
+        url = host.url + host.path("d/who")
+        waiting = [threads.submit(httpx2.get, url, timeout=5 * PATIENCE, trust_env=False) for _ in range(16)]
+        kept.call("d/who")
+        eventually(lambda: not alive(victim), f"the end of {victim}\n{host.log}", patience=3 * PATIENCE)
+        assert [call.result().status_code for call in waiting] == [200] * 16
+        kept.call("d/who")
+    host.logged("hangs, since it is stopped: it is killed")
+    replaced(host, victim)
+
+
 def test_a_process_is_told_to_end(site: Site, engine: str) -> None:
     """It finishes what it runs and another takes its place; no request fails, whether its connection is kept or new."""
     site.write("d/who.py", WHO)
@@ -390,7 +413,7 @@ def test_a_process_is_told_to_end(site: Site, engine: str) -> None:
     assert host.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", endings())
 def test_all_are_told_to_end(site: Site, engine: str, number: signal.Signals) -> None:
     """What runs is finished and answered, then nothing is left."""
     take_notes(site, "d", 'timeout = "60s"')
@@ -473,6 +496,38 @@ def test_a_process_that_cannot_start_again(site: Site) -> None:
 
     replaced(host, victim)
     assert host.call("d/who").status_code == 200
+
+
+def test_a_place_that_stays_empty(site: Site, engine: str) -> None:
+    """Connections go to the others, until a process can be started there again."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    file, gone = site.root / "certificate.pem", site.root / "gone.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(file))
+    site.write("spaces.toml", f'[server]\ncertfile = "{file}"\nkeyfile = "{file}"\n')
+    site.write("d/who.py", WHO)
+    host = start(site, engine)
+    victim = next(iter(members(host)))
+
+    file.rename(gone)
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: host.log.count("certificate.pem: No such file") >= 3, f"failures\n{host.log}")
+    assert len(takers(host, 20)) == 1
+    gone.rename(file)
+
+    eventually(lambda: len(takers(host, 4)) == 2, f"another in its place\n{host.log}")
+    assert host.stop() == 0
+
+
+def takers(host: Running, connections: int) -> set[int]:
+    """The processes that so many connections over TLS are with."""
+    address = ("127.0.0.1", int(host.url.rpartition(":")[2]))
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    found = set()
+    for _ in range(connections):
+        with socket.create_connection(address, PATIENCE) as sock, anybody.wrap_socket(sock) as secure:
+            found.add(owner(secure))
+    return found
 
 
 def test_where_it_is_is_told(site: Site) -> None:

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import httpx2
 import pytest
@@ -146,6 +145,7 @@ def test_a_queue_of_none(host: Running) -> None:
 
 def test_no_worker_becomes_free(host: Running) -> None:
     """503 with Retry-After for who waited in vain; it is never run."""
+    eventually(lambda: host.call("d/impatient").status_code == 200, "its process to be there in time")
     with waiting_calls(host, "impatient", 3) as calls:
         answers = [call.result() for call in calls]
 
@@ -155,7 +155,7 @@ def test_no_worker_becomes_free(host: Running) -> None:
     assert len(refused) == 3 - len(started(host, "impatient"))
     assert all(error_of(answer)["code"] == "no_free_worker" for answer in refused)
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
-    assert host.call("d/impatient").status_code == 200
+    eventually(lambda: host.call("d/impatient").status_code == 200, "another process in time")
 
 
 def test_async_calls_share_a_worker(host: Running) -> None:
@@ -234,15 +234,20 @@ def test_a_burst_of_short_calls(host: Running) -> None:
     assert answers == [200] * 800
 
 
-def metrics(host: Running, name: str) -> dict[str, Any]:
-    """The samples of a function."""
-    lines = host.client.get("/metrics").text.splitlines()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if f'function="{name}"' in line}
+def answered(host: Running, name: str, status: int) -> float:
+    """How many calls of a function were answered so, as the metrics say."""
+    sample = f'spaces_calls_total{{function="{name}",space="d",status="{status}"}} '
+    found = [line for line in host.client.get("/metrics").text.splitlines() if line.startswith(sample)]
+    return float(found[0].removeprefix(sample)) if found else 0.0
 
 
 def test_refusals_are_counted(host: Running) -> None:
     """In the metrics, by status."""
-    found = metrics(host, "small")
+    before = [answered(host, "none_waiting", status) for status in (429, 200)]
+    with waiting_calls(host, "none_waiting", 1) as calls:
+        eventually(lambda: started(host, "none_waiting"), "the call")
+        for _ in range(3):
+            host.call("d/none_waiting")
+    calls[0].result()
 
-    assert found['spaces_calls_total{function="small",space="d",status="429"}'] >= 3
-    assert found['spaces_calls_total{function="small",space="d",status="200"}'] >= 5
+    assert [answered(host, "none_waiting", status) for status in (429, 200)] == [before[0] + 3, before[1] + 1]

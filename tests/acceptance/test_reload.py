@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.conftest import Running, Site, alive, error_of, eventually
-from tests.acceptance.space import Space
-
-
-def version(number: int) -> str:
-    """A handler that answers a number."""
-    return f"def handle(data):\n    return {number}\n"
+from tests.acceptance.space import Space, version
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,8 @@ def refused(host: Running) -> bool:
     """Whether nobody listens there any more."""
     try:
         Connection(host.url).close()
+    except ConnectionResetError:  # it was accepted by the kernel, and dropped as the socket closed
+        return False
     except ConnectionRefusedError:
         return True
     return False

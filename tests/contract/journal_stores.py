@@ -43,6 +43,7 @@ class SQLiteStore:
         """The end of its process, as far as others can tell: nothing more is written, all is let go of."""
         assert isinstance(journal, SQLiteJournal)
         journal._is_open = False
+        journal._lookout.close()
         for timer in (journal._timer, journal._renewal):
             if timer is not None:
                 timer.cancel()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.calls import Status
-from runtime.journal import Journal, News
+from runtime.journal import Journal, News, lookout
 from tests.contract.journal_stores import OK, STORES, F, SQLiteStore, soon, submission
 
 pytestmark = pytest.mark.anyio
@@ -209,3 +209,60 @@ async def test_a_closed_journal_hears_nothing(store: SQLiteStore) -> None:
 
         assert one.rung != []
         assert two._news == []
+
+
+async def test_changed_finds_what_was_not_heard(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By looking: also a second change, and of several calls those that changed."""
+    monkeypatch.setattr(lookout, "EVERY", 0.01)
+    async with peers(store) as [one, two]:
+        two.deaf = True
+        for id in (1, 2):
+            await one.journal.append(submission(id), claim=True)
+
+        async def until(id: int, count: int) -> None:
+            while len(await two.journal.events(id)) < count:
+                await two.journal.changed(id, 1000)
+
+        first = asyncio.create_task(until(1, 3)), asyncio.create_task(until(2, 5))
+        one.journal.note(1, "log", {"text": "one"})
+        await soon(first[0])
+        for text in ("a", "b", "c"):
+            one.journal.note(2, "log", {"text": text})
+            await asyncio.sleep(0.02)
+        await soon(first[1])
+
+        assert [event.data.get("text") for event in await two.journal.events(2)][2:] == ["a", "b", "c"]
+
+
+async def test_nothing_is_read_for_who_waits_for_nothing_new(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking is asking for one number; and it ends with the waiting."""
+    monkeypatch.setattr(lookout, "EVERY", 0.001)
+    asked: list[tuple[object, object]] = []
+    many = asyncio.Event()
+    async with peers(store, 1) as [one]:
+        await one.journal.append(submission(1), claim=True)
+        watching = one.journal._lookout  # type: ignore[attr-defined]
+        ask = watching._ask
+
+        async def counted(kind: str, question: object) -> object:
+            version, marks = await ask(kind, question)
+            asked.append((version, marks))
+            if len(asked) == 10:
+                many.set()
+            return version, marks
+
+        watching._ask = counted
+        await one.journal.get(1)
+        waiting = [asyncio.create_task(one.journal.changed(1, 1000))]
+        await soon(waiting[0])  # it is not known what was read
+        await one.journal.get(1)
+        waiting.append(asyncio.create_task(one.journal.changed(1, 1000)))
+        await soon(many.wait())
+        still = not waiting[1].done()
+        one.journal.wake()
+        woken = await soon(waiting[1])
+
+    assert [marks for _, marks in asked[1:]] == [{}] * (len(asked) - 1)
+    assert (still, woken) == (True, True)

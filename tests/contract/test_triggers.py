@@ -18,9 +18,9 @@ from runtime.errors import HostError, JournalError, NotFound
 from runtime.journal import Receipt
 from runtime.registry import Function, Registry
 from runtime.timetable import Timetable
-from tests.unit.simulated import JumpingLoop, loop_time
+from tests.unit.simulated import ON_STAGE, loop_time
 
-pytestmark = pytest.mark.anyio
+pytestmark = ON_STAGE
 
 SETTINGS = {triggers.schedules: FunctionSettings(schedule=(Schedule(id=1, cron="* * * * *"),))}
 NAMES = {triggers.schedules: "schedule"}
@@ -56,11 +56,6 @@ class Edge:
 
 def function(settings: FunctionSettings) -> Function:
     return Function(1, "demo", "f", Path("/demo/f.py"), 1, "sync", (), "", settings)
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": JumpingLoop}
 
 
 @pytest.fixture(params=triggers.TRIGGERS, ids=lambda make: make.__name__)

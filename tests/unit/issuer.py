@@ -39,6 +39,7 @@ class LocalIssuer:
         self.keys: list[dict[str, Any]] = [public(algorithm, algorithm) for algorithm in PRIVATE]
         self.asked: list[str] = []
         self.status = 200
+        self.body: bytes | None = None  # in place of what it publishes
         self.claimed: str | None = None  # what its discovery document says that it is
 
     def answer(self, path: str) -> tuple[int, bytes]:
@@ -48,7 +49,7 @@ class LocalIssuer:
             found: Any = {"issuer": self.claimed or self.url, "jwks_uri": f"{self.url}/keys"}
         else:
             found = {"keys": self.keys}
-        return self.status, json.dumps(found).encode()
+        return self.status, json.dumps(found).encode() if self.body is None else self.body
 
     def token(self, algorithm: str = "RS256", *, key: Any = None, kid: str | None = "", **claims: Any) -> str:
         """A token, good unless the claims say otherwise; None removes a claim, and the key's id."""

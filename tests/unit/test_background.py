@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
-from runtime import config, deliveries, dispatcher
+from runtime import background, config, deliveries, dispatcher
 from runtime.background import Background
 from runtime.calls import Call, CallIds, Result, Status, Submission, function_id
 from runtime.errors import Draining, HostError, JournalError, NotFound
 from runtime.exchange import Exchange
 from runtime.host import Host
+from runtime.journal import writer
 from runtime.registry import Function
 from runtime.settings import FunctionSettings
+from tests.unit.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +59,30 @@ async def test_an_id_that_is_taken_is_replaced(tmp_path: Path) -> None:
         call = await host.journal.request(named.id)
         assert call is not None
         assert call.headers.endswith(b"x-call-id\0mine")
+
+
+async def test_old_calls_that_cannot_be_removed_are_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk ends neither the host nor its tidying up."""
+    monkeypatch.setattr(background, "PRUNE_EVERY", 0.01)
+    async with members(tmp_path, monkeypatch) as (one, _):
+        pruned: list[str] = []
+
+        async def failing(space: str, **_: object) -> int:
+            raise JournalError("the disk is full")
+
+        async def prune(space: str, **_: object) -> int:
+            pruned.append(space)
+            return 0
+
+        monkeypatch.setattr(one.background.journal, "prune", failing)
+        await one.submit(77)
+        await until(lambda: "old calls could not be removed: the disk is full" in caplog.text)
+        monkeypatch.setattr(one.background.journal, "prune", prune)
+        await until(lambda: pruned)
+
+    assert pruned[0] == "demo"
 
 
 async def test_a_rerun_is_a_call_of_its_own(tmp_path: Path) -> None:
@@ -100,9 +126,10 @@ async def test_a_host_without_a_journal_says_so(tmp_path: Path) -> None:
 
 
 async def test_a_journal_that_cannot_be_opened_keeps_nobody_from_starting(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Submitting fails, and succeeds once the cause is gone."""
+    monkeypatch.setattr(writer, "REOPEN_SECONDS", 0.1)
     file = tmp_path / ".spaces" / "journal.db"
     file.parent.mkdir()
     file.write_bytes(b"no database" * 1000)
@@ -182,13 +209,6 @@ async def members(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         for each in (one, two):
             await stack.enter_async_context(each.background)
         yield one, two
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something in memory."""
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.002)
 
 
 async def test_a_call_that_finds_no_place_is_run_by_another_process(

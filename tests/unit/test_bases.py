@@ -382,18 +382,20 @@ async def test_a_worker_that_was_given_away_is_the_other_hosts(hosts: Any, fresh
     await until(lambda: not alive(first.pid))
 
 
-async def test_a_worker_that_is_given_to_nobody_ends(hosts: Any) -> None:
-    """Whoever waited for it has gone; its place is free."""
+async def test_a_worker_that_nobody_waits_for_comes_back(hosts: Any) -> None:
+    """As it went."""
     one, two = await hosts(), await hosts()
     zygotes = [await host.load() for host in (one, two)]
     first = await one.worker(zygotes[0], most=1)
 
     assert zygotes[0].give(first.process, [first.channel, first.queue], last_stream=0, fresh=False)
-    first.finish()
-    await until(lambda: not alive(first.pid))
+    await until(lambda: one.given)
 
-    await two.worker(zygotes[1], most=1)
+    channel, queue = [socket.socket(fileno=fd) for fd in one.given[0]["sockets"]]
+    one._sockets += [channel, queue]
+    assert await Worker(one.given[0]["process"], channel, queue).call() == str(first.pid).encode()
     assert two.given == []
+    assert await two.ask(zygotes[1], most=1).ended() == FULL
 
 
 async def test_a_worker_that_nobody_waits_for_takes_none_away(hosts: Any) -> None:

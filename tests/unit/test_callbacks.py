@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from runtime import __version__, callbacks
+from runtime import __version__, addresses, callbacks
 from runtime.callbacks import Again, Callbacks, Dead, Delivered, asked_wait, check_url, split_url
 from runtime.calls import CallbackState, Delivery, Entry, Outcome, Status
 from runtime.errors import BadRequest
@@ -294,7 +294,7 @@ async def test_the_receiver_of_the_docs_works(
     exec(receiver + by_hand, code)
     code["Receiver"].log_message = lambda *_: None
     with code["ThreadingHTTPServer"](("127.0.0.1", 0), code["Receiver"]) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/"
         async with Callbacks(loopback_allowed=lambda: True) as sender:
@@ -413,14 +413,15 @@ async def test_a_name_that_cannot_be_resolved_is_tried_again() -> None:
 
 
 @pytest.mark.anyio
-async def test_many_at_once_share_one_client() -> None:
+async def test_many_at_once_share_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there are connections; each arrives once."""
+    monkeypatch.setattr(addresses, "MAX_CONNECTIONS", 20)
     async with receiving() as receiver, making() as sender, anyio.create_task_group() as tasks:
-        for number in range(250):
+        for number in range(50):
             outcome = answer(body=b"%d" % number)
             tasks.start_soon(sender.deliver, delivery(receiver.url, outcome=outcome), Settings())
 
-    assert sorted(int(body) for _, _, body in receiver.got) == list(range(250))
+    assert sorted(int(body) for _, _, body in receiver.got) == list(range(50))
 
 
 # When it is tried again

@@ -510,6 +510,12 @@ WRONG = [
         "`preload` in [spaces.a.functions.b]: one process imports it for all functions of a space; it belongs in",
     ),
     ("[defaults]\npreload = 'numpy'", 2, "`preload` in [defaults]: must be a list of names of modules such as"),
+    (
+        f"[defaults]\npreload = {[f'm{number}' for number in range(101)]}",
+        2,
+        "`preload` in [defaults]: must be at most 100 names of modules, not 101",
+    ),
+    (f"[defaults]\npreload = ['{'m' * 151}']", 2, "`preload` in [defaults]: 'mmm"),
     ("[defaults]\npreload = ['./numpy']", 2, "`preload` in [defaults]: './numpy' is no name of a module"),
     ("[server]\nkeep_for = 1", 2, "unknown key `keep_for` in [server]; it belongs in [defaults] or [spaces.NAME]"),
     ("schedule = '@daily'", 1, "unknown key `schedule` at the top level; it belongs in [spaces.NAME.functions.NAME]"),

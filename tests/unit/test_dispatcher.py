@@ -17,18 +17,18 @@ from hypothesis import given
 from hypothesis.strategies import integers
 
 from runtime import dispatcher as module
+from runtime.arrivals import capacity
 from runtime.calls import Call, CallIds, Entry, Outcome, Result, Status, Submission, function_id
-from runtime.dispatcher import Dispatcher, capacity
+from runtime.dispatcher import Dispatcher
 from runtime.errors import Draining, HostError, JournalError, NotFound, Overloaded, WorkerDied
 from runtime.exchange import Exchange
-from runtime.journal import Receipt, open_journal
+from runtime.journal import Receipt, Told, open_journal
 from runtime.registry import Function
 from runtime.settings import FunctionSettings, Retry
 from runtime.share import WHOLE, Share
+from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
-
-PATIENCE = 20.0
 
 
 def function(name: str, **settings: Any) -> Function:
@@ -111,12 +111,6 @@ class Stage:
         assert found is not None
         return found
 
-    async def until(self, condition: Callable[[], Any]) -> None:
-        """Wait for something in memory."""
-        with anyio.fail_after(PATIENCE):
-            while not condition():
-                await anyio.sleep(0.002)
-
     async def until_status(self, id: int, status: Status) -> Entry:
         """Wait for something on disk."""
         with anyio.fail_after(PATIENCE):
@@ -146,7 +140,7 @@ async def test_a_call_is_run_and_its_outcome_recorded(tmp_path: Path) -> None:
     async with playing(tmp_path) as stage:
         id = await stage.submit(callback_url="http://localhost/")
         assert (await stage.entry(id)).status is Status.RUNNING
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         assert stage.running[id].call.attempt == 1
         stage.answer(id, 201, b"made", b"x-mine\0yes")
         entry = await stage.until_status(id, Status.SUCCEEDED)
@@ -160,11 +154,11 @@ async def test_no_more_run_at_once_than_its_workers_take(tmp_path: Path) -> None
     """The others wait, and start in order; another function's do not wait for them."""
     async with playing(tmp_path) as stage:
         first = [await stage.submit("a") for _ in range(5)]
-        await stage.until(lambda: len(stage.running) == 2)
+        await until(lambda: len(stage.running) == 2)
         other = await stage.submit("b")
-        await stage.until(lambda: other in stage.running)
+        await until(lambda: other in stage.running)
         for id in first:
-            await stage.until(lambda id=id: id in stage.running)
+            await until(lambda id=id: id in stage.running)
             assert next(a for a in first if a in stage.running) == id
             stage.answer(id)
         for id in first:
@@ -177,9 +171,9 @@ async def test_higher_priorities_start_first(tmp_path: Path) -> None:
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
         running = await stage.submit("one")
         low, high, middle = [await stage.submit("one", priority=priority) for priority in (-5, 9, 0)]
-        await stage.until(lambda: running in stage.running)
+        await until(lambda: running in stage.running)
         for id in (running, high, middle, low):
-            await stage.until(lambda id=id: id in stage.running)
+            await until(lambda id=id: id in stage.running)
             stage.answer(id)
         await stage.until_status(low, Status.SUCCEEDED)
         assert stage.begun == [running, high, middle, low]
@@ -194,7 +188,7 @@ async def test_places_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             await stage.submit(name)
         monkeypatch.setattr(module, "MAX_RUNNING", 8)
         stage.dispatcher.wake()
-        await stage.until(lambda: len(stage.running) == 8)
+        await until(lambda: len(stage.running) == 8)
         names = sorted(exchange.call.name for exchange in stage.running.values())
         assert names == ["greedy", "greedy", "x", "x", "y", "y", "z", "z"]
 
@@ -209,13 +203,32 @@ async def test_too_many_that_wait_are_refused(tmp_path: Path) -> None:
         assert (await stage.journal.counts()).queued == 2
 
 
+async def test_too_many_that_are_to_run_later_are_refused(tmp_path: Path) -> None:
+    """They are on the disk as well; but they take no place of those that are due. What is cancelled leaves room."""
+    later = time.time() + 1000
+    async with playing(tmp_path, one=function("one", max_workers=1, max_queued=2)) as stage:
+        first, _ = [await stage.submit("one", run_at=later) for _ in range(2)]
+        with pytest.raises(Overloaded, match="max_queued"):
+            await stage.submit("one", run_at=later)
+        await stage.submit("a", run_at=later)
+        for _ in range(3):
+            await stage.submit("one")
+    async with playing(tmp_path, one=function("one", max_workers=1, max_queued=2)) as stage:
+        with pytest.raises(Overloaded):
+            await stage.submit("one", run_at=later)  # the next host knows of them too
+        await stage.journal.cancel(first)
+        with anyio.fail_after(20):
+            while not await accepted(stage, run_at=later):  # it is not counted again at once
+                await anyio.sleep(0.01)
+
+
 async def test_a_delayed_call_starts_when_it_is_due(tmp_path: Path) -> None:
     """Not before."""
     async with playing(tmp_path) as stage:
         due = time.time() + 0.3
         id = await stage.submit(run_at=due)
         assert (await stage.entry(id)).status is Status.QUEUED
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         assert time.time() >= due
 
 
@@ -225,7 +238,7 @@ async def test_retries(tmp_path: Path) -> None:
     async with playing(tmp_path, again=function("again", retry=retry)) as stage:
         id = await stage.submit("again", callback_url="http://localhost/")
         for attempt in (1, 2, 3):
-            await stage.until(lambda: id in stage.running)
+            await until(lambda: id in stage.running)
             assert stage.running[id].call.attempt == attempt
             stage.answer(id, 503)
         entry = await stage.until_status(id, Status.FAILED)
@@ -244,7 +257,7 @@ async def test_a_call_that_found_no_place_in_the_pool_waits(tmp_path: Path, monk
 
         stage.refuse = refuse
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         assert stage.running[id].call.attempt == 1
         stage.answer(id)
         assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 1
@@ -254,7 +267,7 @@ async def test_a_worker_that_dies_fails_the_call(tmp_path: Path) -> None:
     """It is not run again."""
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.running.pop(id).failed(WorkerDied("gone"))
         entry = await stage.until_status(id, Status.FAILED)
         outcome = await stage.journal.outcome(id)
@@ -267,7 +280,7 @@ async def test_cancelling_a_running_call_stops_it(tmp_path: Path) -> None:
     """And it ends as cancelled."""
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         assert await stage.journal.cancel(id) is Status.RUNNING
         stage.dispatcher.cancel(id)
         await stage.until_status(id, Status.CANCELLED)
@@ -279,7 +292,7 @@ async def test_cancelling_in_the_journal_alone_is_noticed(tmp_path: Path, monkey
     monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         await stage.journal.cancel(id)
         await stage.until_status(id, Status.CANCELLED)
 
@@ -290,7 +303,7 @@ async def test_a_queued_call_that_is_cancelled_never_starts(tmp_path: Path) -> N
         first, second, third = [await stage.submit("one") for _ in range(3)]
         assert await stage.journal.cancel(second) is Status.CANCELLED
         for id in (first, third):
-            await stage.until(lambda id=id: id in stage.running)
+            await until(lambda id=id: id in stage.running)
             stage.answer(id)
         await stage.until_status(third, Status.SUCCEEDED)
         assert stage.begun == [first, third]
@@ -300,7 +313,7 @@ async def test_output_and_progress_are_recorded(tmp_path: Path) -> None:
     """As events of the call."""
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         follower = stage.running[id].follower
         assert follower is not None
         follower.printed(20, "hello")
@@ -318,16 +331,16 @@ async def test_the_end_of_the_host_interrupts_what_runs(tmp_path: Path, idempote
     again = function("again", idempotent=idempotent, max_workers=1)
     async with playing(tmp_path, again=again) as stage:
         id, waits = await stage.submit("again"), await stage.submit("again")
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
     async with playing(tmp_path, again=again) as stage:
         if idempotent:
-            await stage.until(lambda: id in stage.running)
+            await until(lambda: id in stage.running)
             assert stage.running[id].call.attempt == 2
             stage.answer(id)
             assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 2
         else:
             assert (await stage.entry(id)).error_code == "interrupted"
-        await stage.until(lambda: waits in stage.running)
+        await until(lambda: waits in stage.running)
         assert stage.running[waits].call.attempt == 1
 
 
@@ -335,7 +348,7 @@ async def test_a_call_that_is_cut_as_the_host_drains_is_interrupted(tmp_path: Pa
     """Not failed as a crash would be."""
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.dispatcher.pause()
         stage.running.pop(id).failed(Draining())
         assert (await stage.until_status(id, Status.FAILED)).error_code == "interrupted"
@@ -349,7 +362,7 @@ async def test_nothing_starts_once_it_is_paused(tmp_path: Path) -> None:
         assert (await stage.entry(id)).status is Status.QUEUED
         assert not stage.dispatcher.busy
     async with playing(tmp_path) as stage:
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
 
 
 async def test_a_function_that_was_removed_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +370,7 @@ async def test_a_function_that_was_removed_may_come_back(tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "BACK_AGAIN", 0.01)
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
         first, second = [await stage.submit("one") for _ in range(2)]
-        await stage.until(lambda: first in stage.running)
+        await until(lambda: first in stage.running)
         removed = stage.functions.pop("one")
         refused: list[int] = []
 
@@ -371,7 +384,7 @@ async def test_a_function_that_was_removed_may_come_back(tmp_path: Path, monkeyp
         stage.answer(first)
         del stage.functions["gone"]
         stage.functions["one"] = removed
-        await stage.until(lambda: second in stage.running)
+        await until(lambda: second in stage.running)
 
 
 async def test_a_journal_that_fails_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,10 +403,32 @@ async def test_a_journal_that_fails_for_a_while_costs_nothing(tmp_path: Path, mo
 
         monkeypatch.setattr(stage.journal, "complete", failing)
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.answer(id)
         await stage.until_status(id, Status.SUCCEEDED)
     assert failures < 0
+
+
+async def test_a_call_that_the_host_fails_at_is_recorded_as_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was raised: it is not tried for ever, and the next ones are run."""
+    async with playing(tmp_path) as stage:
+
+        def refuse(call: Call) -> None:
+            raise ZeroDivisionError("a fault of ours")
+
+        stage.refuse = refuse
+        id = await stage.submit()
+        entry = await stage.until_status(id, Status.FAILED)
+        stage.refuse = lambda call: None
+        following = await stage.submit()
+        await until(lambda: following in stage.running)
+        stage.answer(following)
+        await stage.until_status(following, Status.SUCCEEDED)
+
+    assert (entry.code, entry.error_code) == (500, "internal_error")
+    assert f"call {id} failed in the host" in caplog.text
 
 
 async def test_a_client_that_leaves_while_its_call_is_written(tmp_path: Path) -> None:
@@ -403,21 +438,47 @@ async def test_a_client_that_leaves_while_its_call_is_written(tmp_path: Path) ->
             tasks.start_soon(stage.submit)
             await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-        await stage.until(lambda: stage.running or not stage.dispatcher.busy)
-        for id in tuple(stage.running):
-            stage.answer(id)
-        await stage.until(lambda: not stage.dispatcher.busy)
-        assert (await stage.journal.counts()).running == 0
+        await until(lambda: len(stage.running) == 1)
+        [id] = stage.running
+        stage.answer(id)
+        await stage.until_status(id, Status.SUCCEEDED)
+
+
+async def test_what_comes_into_the_journal_once_nothing_runs_any_more_is_given_back(tmp_path: Path) -> None:
+    """It was claimed, but never begun: the next host begins it, and nobody says that it was interrupted."""
+    async with playing(tmp_path) as stage:
+        late = asyncio.ensure_future(stage.submit())
+        await anyio.lowlevel.checkpoint()  # it is about to be written
+        stage.dispatcher._runners.over = True
+        id = await late
+    async with playing(tmp_path) as stage:
+        await until(lambda: id in stage.running)
+        assert stage.running[id].call.attempt == 1
+
+
+async def test_a_call_for_much_later_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen in time without: whoever submits many of them need not pay for as many looks."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    async with playing(tmp_path) as stage:
+        before = stage.dispatcher._wake
+        stage.dispatcher.wake()
+        await until(lambda: stage.dispatcher._wake is not before)
+        wake = stage.dispatcher._wake
+        await stage.submit(run_at=time.time() + 5000)
+        later = wake.is_set() or stage.dispatcher._wake is not wake
+        await stage.submit(run_at=time.time() + 0.01)
+        assert not later
+        assert wake.is_set()
 
 
 async def test_an_overdue_callback_keeps_nobody_busy(tmp_path: Path) -> None:
     """It is not for the dispatcher, which looks no more often for it than a few times a second."""
     async with playing(tmp_path) as stage:
         id = await stage.submit(callback_url="http://localhost/")
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.answer(id)
         await stage.until_status(id, Status.SUCCEEDED)  # nobody delivers here: it stays due
-        looks, until = 0, anyio.current_time() + 0.3
+        looks, end = 0, anyio.current_time() + 0.3
         next_due = stage.journal.next_due
 
         async def counted() -> float | None:
@@ -426,7 +487,7 @@ async def test_an_overdue_callback_keeps_nobody_busy(tmp_path: Path) -> None:
             return await next_due()
 
         stage.journal.next_due = counted  # type: ignore[method-assign]
-        while anyio.current_time() < until:
+        while anyio.current_time() < end:
             await anyio.sleep(0.01)
     assert looks < 20
 
@@ -456,9 +517,9 @@ async def test_what_was_claimed_while_it_is_paused_is_not_interrupted(
         monkeypatch.setattr(stage.journal, "release", failing)
         at = time.time() + 0.2
         ids = [await stage.submit(run_at=at) for _ in range(2)]
-        await stage.until(lambda: failures < 0)
+        await until(lambda: failures < 0)
     async with playing(tmp_path) as stage:
-        await stage.until(lambda: all(id in stage.running for id in ids))
+        await until(lambda: all(id in stage.running for id in ids))
         assert [stage.running[id].call.attempt for id in ids] == [1, 1]
 
 
@@ -479,9 +540,9 @@ async def test_an_outcome_that_is_being_recorded_as_the_host_ends(
 
         monkeypatch.setattr(stage.journal, "complete", failing)
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.answer(id, 201)
-        await stage.until(lambda: failures)
+        await until(lambda: failures)
     async with playing(tmp_path) as stage:
         assert ((await stage.entry(id)).code, (await stage.entry(id)).error_code) == (201, None)
 
@@ -491,14 +552,14 @@ async def test_a_call_that_no_worker_has_begun_is_not_interrupted(tmp_path: Path
     """It waits for the next host, as those do that were not claimed."""
     async with playing(tmp_path) as stage:
         id = await stage.submit()
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         stage.running[id].channel = None
         stage.dispatcher.pause()
         if cut:
             stage.running.pop(id).failed(Draining())
             await stage.until_status(id, Status.QUEUED)
     async with playing(tmp_path) as stage:
-        await stage.until(lambda: id in stage.running)
+        await until(lambda: id in stage.running)
         assert stage.running[id].call.attempt == 1
 
 
@@ -507,7 +568,7 @@ async def test_a_function_that_does_not_come_back(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
         ids = [await stage.submit("one") for _ in range(4)]
-        await stage.until(lambda: ids[0] in stage.running)
+        await until(lambda: ids[0] in stage.running)
         removed = stage.functions.pop("one")
         stage.refuse = lambda call: None if call.name in stage.functions else stage._lookup(call.space, call.name)
         real, ahead = time.time, 0.0
@@ -518,7 +579,7 @@ async def test_a_function_that_does_not_come_back(tmp_path: Path, monkeypatch: p
         await anyio.sleep(0.1)
         assert [(await stage.entry(id)).status for id in ids[1:]] == [Status.QUEUED] * 3
         stage.functions["one"] = removed
-        await stage.until(lambda: ids[1] in stage.running)
+        await until(lambda: ids[1] in stage.running)
         del stage.functions["one"]
         monkeypatch.setattr(module, "GONE_AFTER", 0.05)
         stage.answer(ids[1])
@@ -542,10 +603,10 @@ def test_capacity_of_several_hosts(number: int, workers: int, hosts: int) -> Non
     assert max(places) - min(places) <= 1
 
 
-async def accepted(stage: Stage) -> bool:
+async def accepted(stage: Stage, **wishes: Any) -> bool:
     """Whether one more call is taken."""
     try:
-        await stage.submit("one")
+        await stage.submit("one", **wishes)
     except Overloaded:
         return False
     return True
@@ -562,9 +623,9 @@ async def test_a_queue_that_another_host_has_emptied_is_not_full(
         with pytest.raises(Overloaded):
             await queues.submit("one")
         monkeypatch.setattr(module, "LOOK_EVERY", 1e6)
-        await runs.until(lambda: first in runs.running)
+        await until(lambda: first in runs.running)
         runs.answer(first)
-        await runs.until(lambda: waiting in runs.running)
+        await until(lambda: waiting in runs.running)
         queues.dispatcher._backlog = {("demo", "one"): 1}  # as it was when it looked last
         with anyio.fail_after(20):
             while not await accepted(queues):  # what is known of others is some milliseconds old
@@ -579,7 +640,7 @@ async def test_what_was_claimed_as_the_host_began_to_end_is_given_back(
     """It was never begun: the next host begins it, and nobody says that it was interrupted."""
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
         first, second = [await stage.submit("one") for _ in range(2)]
-        await stage.until(lambda: first in stage.running)
+        await until(lambda: first in stage.running)
         claim, claimed = stage.journal.claim, anyio.Event()
 
         async def claiming(wanted: Any) -> Any:
@@ -603,25 +664,28 @@ async def test_a_place_that_a_repeated_call_did_not_need_is_free_at_once(
     monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
         first = await stage.submit("one", idempotency_key="key")
-        await stage.until(lambda: first in stage.running)
+        await until(lambda: first in stage.running)
         stage.answer(first)
         await stage.until_status(first, Status.SUCCEEDED)
         append, appended = stage.journal.append, anyio.Event()
 
-        async def appending(submission: Submission, *, claim: bool = False) -> Receipt:
+        async def append_and_tell(submission: Submission, told: Told, claim: bool) -> None:
             receipt = await append(submission, claim=claim)
             if receipt.repeated:
                 await appended.wait()
-            return receipt
+            told.set_result(receipt)
 
-        monkeypatch.setattr(stage.journal, "append", appending)
+        def arriving(submission: Submission, told: Told, *, claim: bool = False) -> None:
+            tasks.start_soon(append_and_tell, submission, told, claim)
+
+        monkeypatch.setattr(stage.journal, "arrive", arriving)
         call = Call(id=stage.ids.next(), label="again", space="demo", name="one", body=(b"{}",))
         async with anyio.create_task_group() as tasks:
             repeat = Submission(call, idempotency_key="key")
             tasks.start_soon(stage.dispatcher.accept, repeat, stage.functions["one"])
-            await stage.until(lambda: stage.dispatcher._places["demo", "one"])
+            await until(lambda: stage.dispatcher._places["demo", "one"])
             second = await stage.submit("one")
             await stage.until_status(second, Status.QUEUED)
-            await stage.until(lambda: not stage.dispatcher._wake.is_set())
+            await until(lambda: not stage.dispatcher._wake.is_set())
             appended.set()
-        await stage.until(lambda: second in stage.running)
+        await until(lambda: second in stage.running)

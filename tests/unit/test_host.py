@@ -18,10 +18,10 @@ from runtime import scaffold
 from runtime.calls import Call, Result, function_id
 from runtime.errors import Draining, LoadFailed, NotFound
 from runtime.host import Host
+from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20.0  # seconds: far more than anything here takes
 ECHO = "def handle(data):\n    return data\n"
 BROKEN = "import os\nimport no_such_module\n\ndef handle(data): ...\n"
 HANGING = """
@@ -67,13 +67,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What the host has logged until now, a message each."""
     caplog.set_level(logging.INFO)
     return lambda: [record.getMessage() for record in caplog.records]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what will be so."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.sleep(0.002)
 
 
 async def invoke(host: Host, address: str, **fields: Any) -> Result:

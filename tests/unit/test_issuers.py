@@ -13,7 +13,7 @@ import pytest
 
 from runtime.credentials import Issuer
 from runtime.errors import IssuerUnreachable
-from runtime.issuers import FRESH, PAUSE, USABLE, OutsideIssuer
+from runtime.issuers import FRESH, LARGEST, PAUSE, USABLE, OutsideIssuer
 from tests.unit.issuer import AUDIENCE, PRIVATE, STRANGER, LocalIssuer, local_issuer, public
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +196,33 @@ async def test_an_issuer_that_is_somebody_else(
     with pytest.raises(IssuerUnreachable):
         await ours.claims(issuer.token())
     assert "its discovery document is that of 'https://evil.example'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"<html>Sign in</html>", "does not answer a JSON object"),
+        (b"[]", "does not answer a JSON object"),
+        (b'{"keys": ' + b"[" * 100_000, "does not answer a JSON object"),
+        (b'{"keys": ["\xff"]}', "cannot be fetched"),
+        (b'{"keys": 5}', "has no list of keys"),
+        (b"{}", "has no list of keys"),
+        (b" " * (LARGEST + 1), "answers more than"),
+    ],
+    ids=["html", "list", "deep", "bytes", "number", "empty", "large"],
+)
+async def test_an_issuer_that_answers_something_else(
+    issuer: LocalIssuer, clock: Clock, caplog: pytest.LogCaptureFixture, body: bytes, problem: str
+) -> None:
+    """It cannot be told whether a token is good; once the keys are there again, it can."""
+    ours = OutsideIssuer(Issuer(issuer.url, AUDIENCE, f"{issuer.url}/keys"), clock=clock)
+    issuer.body = body
+    with pytest.raises(IssuerUnreachable):
+        await ours.claims(issuer.token())
+    issuer.body, clock.now = None, clock.now + PAUSE + 1
+
+    assert problem in caplog.text
+    assert await ours.claims(issuer.token()) is not None
 
 
 async def test_an_issuer_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:

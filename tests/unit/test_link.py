@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
+import msgspec
 import pytest
 
 from runtime import link as module
+from runtime import settings
 from runtime.link import Link, Relay, Reply
 from runtime.share import Share
 
@@ -80,6 +83,56 @@ async def test_a_question_is_answered_by_every_sibling() -> None:
 
     assert sorted(answers) == [b"2" * 3_000_000, b"xx"]
     assert nothing == []
+
+
+async def test_an_answer_may_come_in_parts() -> None:
+    """In order; each is made in a turn of its own, and read in one."""
+    turns: list[int] = []
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    def say() -> Iterator[bytes]:
+        for number in range(100):
+            turns.append(turn)
+            yield b"%d" % number
+
+    async with family(3) as all_of_them:
+        one, two, three = all_of_them.links
+        two.answer_in_parts("many", say)
+        three.answer("many", lambda: b"whole")
+        count()
+        with anyio.fail_after(FOREVER):
+            answers = await one.gather("many", 1e6)
+
+    assert [answer for answer in answers if answer != b"whole"] == [b"%d" % number for number in range(100)]
+    assert len(answers) == 101
+    assert len(set(turns)) == 100
+
+
+async def test_frames_that_come_at_once_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else has something to do has its turn between them, if they take long; the end comes last."""
+    monkeypatch.setattr(module, "TURN", 0.0)
+    heard: list[str] = []
+    ours, theirs = socket.socketpair()
+
+    def hear(frame: module.Frame) -> None:
+        heard.append(frame.topic)
+        asyncio.get_running_loop().call_soon(heard.append, "other")
+
+    line = module.Line(hear, lambda: heard.append("end"))
+    with theirs:
+        encode = msgspec.msgpack.encode
+        frames = [encode(module.Frame("news", topic)) for topic in ("a", "b", "c")]
+        theirs.send(b"".join(len(frame).to_bytes(module.LENGTH, "big") + frame for frame in frames))
+        theirs.shutdown(socket.SHUT_WR)
+        await line.open(ours)
+        await until(lambda: "end" in heard)
+
+    assert heard == ["a", "other", "b", "other", "c", "other", "end"]
 
 
 async def test_who_is_alone_need_not_wait() -> None:
@@ -216,6 +269,47 @@ async def test_what_a_subscriber_raises_ends_nothing() -> None:
     loop.set_exception_handler(handler)
 
     assert [str(mishap) for mishap in mishaps] == ["a mistake of ours"]
+
+
+async def test_who_fails_to_answer_is_not_waited_for() -> None:
+    """The event loop tells of it."""
+    mishaps: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: mishaps.append(context["exception"]))
+    async with family(2) as all_of_them:
+        one, two = all_of_them.links
+        two.answer("question", lambda: str(1 // 0).encode())
+        with anyio.fail_after(FOREVER):
+            answers = await one.gather("question", 1e6)
+    loop.set_exception_handler(handler)
+
+    assert answers == []
+    assert [type(mishap) for mishap in mishaps] == [ZeroDivisionError]
+
+
+async def test_a_member_tells_its_supervisor_that_it_is_there() -> None:
+    """Whatever else it does with words."""
+    async with family(1) as all_of_them:
+        all_of_them.links[0].on_word = lambda word: pytest.fail(word)
+        all_of_them.relay.say(0, module.ASK)
+        await until(lambda: all_of_them.words)
+        all_of_them.links[0].on_word = lambda word: None
+
+    assert all_of_them.words == [(0, module.HERE, b"")]
+
+
+async def test_the_longest_list_fits() -> None:
+    """Whatever may stand in `preload` can be asked for."""
+    name = "\U00020000" * settings._LONGEST_MODULE  # four bytes each
+    async with family(1) as all_of_them:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            all_of_them.links[0].attach_base(theirs, (name,) * settings._MOST_MODULES)
+            data, [handle], *_ = socket.recv_fds(all_of_them.doors[0], module.PRELOAD_SIZE, 1)
+        os.close(handle)
+
+    assert json.loads(data) == [name] * settings._MOST_MODULES
 
 
 async def test_a_socket_is_handed_over_with_its_list() -> None:

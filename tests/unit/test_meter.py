@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +11,10 @@ from anyio.lowlevel import checkpoint
 from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import telemetry
-from runtime.meter import NOW, Meter
+from runtime.exposition import PIECE
+from runtime.meter import NOW, SHOWN, Meter
 from runtime.share import Share
-from runtime.telemetry import OTHER
+from runtime.telemetry import OTHER, Figures
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +44,7 @@ class End:
         self.share = Share(number, 8)
         self._wire = wire
         self._heard: dict[str, Callable[[bytes], None]] = {}
-        self.says: dict[str, Callable[[], bytes]] = {}
+        self.says: dict[str, Callable[[], Iterator[bytes]]] = {}
         self.deaf = False
 
     def publish(self, topic: str, payload: bytes) -> None:
@@ -54,12 +55,12 @@ class End:
     def subscribe(self, topic: str, heard: Callable[[bytes], None]) -> None:
         self._heard[topic] = heard
 
-    def answer(self, topic: str, say: Callable[[], bytes]) -> None:
+    def answer_in_parts(self, topic: str, say: Callable[[], Iterator[bytes]]) -> None:
         self.says[topic] = say
 
     async def gather(self, topic: str, timeout: float) -> list[bytes]:
         await checkpoint()
-        return [other.says[topic]() for other in self._wire.others(self) if topic in other.says]
+        return [part for other in self._wire.others(self) if topic in other.says for part in other.says[topic]()]
 
 
 class Member:
@@ -230,7 +231,8 @@ async def test_workers_are_counted_where_calls_are() -> None:
         member.call(name)
     for pool in member.pools:
         pool.workers = {Worker(busy) for busy in (0, 0, 3)}
-    series = member.meter.figures().series
+    [part] = member.meter._parts()
+    series = part.series
 
     assert {key: (one.idle, one.busy) for key, one in series.items()} == {
         ("demo", "one"): (2, 1),
@@ -244,7 +246,8 @@ async def test_what_siblings_are_told_is_all_that_is_shown() -> None:
     member = await Member.join(wire, 3)
     member.call("one")
 
-    assert telemetry.decode(wire.ends[3].says[NOW]()) == {3: member.meter.figures()}
+    [part] = wire.ends[3].says[NOW]()
+    assert telemetry.decode(part) == {3: next(member.meter._parts())}
 
 
 class Worker:
@@ -252,3 +255,27 @@ class Worker:
 
     def __init__(self, busy: int) -> None:
         self.busy = busy
+
+
+async def test_many_functions_are_told_in_parts() -> None:
+    """To whoever asks, and to those who are to remember; these are told what is news only."""
+    wire = Wire()
+    first, second, third = [await Member.join(wire, number, most=1000) for number in range(3)]
+    names = [f"function-{number}" for number in range(3 * PIECE + 1)]
+    for name in names:
+        first.call(name)
+        second.call(name)
+    told: list[Figures] = []
+    wire.ends[1].subscribe(SHOWN, lambda payload: told.extend(telemetry.decode(payload).values()))
+
+    assert await first.calls() == dict.fromkeys(names, 2)
+    sizes = [len(part.series) for part in told]
+    assert sum(sizes) == 3 * len(names)  # of each process, also of the one that has had none of the calls
+    assert max(sizes) == PIECE
+    told.clear()
+    second.call(names[0])
+    assert (await first.calls())[names[0]] == 3
+    assert [list(part.series) for part in told] == [[("demo", names[0])]]
+    del wire.ends[0], wire.ends[1]
+    again = await Member.join(wire, 0, most=1000)
+    assert await again.calls() == await third.calls() == {**dict.fromkeys(names, 2), names[0]: 3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +24,10 @@ from runtime.loader import Loader
 from runtime.loading import Loading
 from runtime.pools import Pools
 from runtime.registry import Function, Registry
+from runtime.share import Share
 from runtime.spawner import Spawner
 from runtime.worker import process as worker_process
+from tests.unit.waiting import until
 
 pytestmark = pytest.mark.anyio
 VERSION = "import os\ndef handle(data): return [{}, os.getppid()]\n"
@@ -81,14 +83,9 @@ class Place:
         assert result.status == 200, result.body
         return msgspec.json.decode(result.body)
 
-    async def until(self, condition: Callable[[], Any]) -> None:
-        with anyio.fail_after(10):
-            while not condition():
-                await anyio.sleep(0.005)
-
     async def rest(self) -> None:
         """Until nothing is loading."""
-        await self.until(lambda: not any(pool.loading for pool in self.pools))
+        await until(lambda: not any(pool.loading for pool in self.pools))
 
 
 @pytest.fixture
@@ -180,7 +177,7 @@ async def test_a_function_that_is_removed_finishes_its_calls_and_ends(place: Pla
         with place.begin(function) as exchange:
             pool = place.pools.find(function)
             assert pool is not None
-            await place.until(lambda: exchange.started_at)
+            await until(lambda: exchange.started_at)
             (place.folder / "stock.py").unlink()
             place.update("stock.py")
             assert place.pools.find(function) is None
@@ -191,7 +188,7 @@ async def test_a_function_that_is_removed_finishes_its_calls_and_ends(place: Pla
             assert place.pools.busy
             for worker in tuple(pool.workers):
                 worker.process.kill()
-            await place.until(lambda: not place.pools.busy)
+            await until(lambda: not place.pools.busy)
             place.update()
             assert place.pools._leaving == []
         assert set(worker_process.children()) <= before
@@ -247,8 +244,8 @@ async def test_zygotes_that_nobody_uses_end(place: Place, reason: str, monkeypat
         def ready() -> set[str]:
             return {pool.function.name for pool in place.pools if pool.state == "ready"}
 
-        await place.until(lambda: ready() == left)
-        await place.until(lambda: not any(pool.workers for pool in place.pools if pool.state == "cold"))
+        await until(lambda: ready() == left)
+        await until(lambda: not any(pool.workers for pool in place.pools if pool.state == "cold"))
         again = [await place.call(function) for function in reversed(functions)]
         assert [answer[0] for answer in again] == [2, 1, 0]
         assert (again[0] == answers[2]) == (reason == "many")
@@ -264,11 +261,11 @@ async def test_what_is_busy_or_to_be_kept_warm_stays(place: Place, monkeypatch: 
         await place.call(place.function("idle"))
         await place.call(place.function("warm", min_workers=1))
         with place.begin(place.function("busy")) as exchange:
-            await place.until(lambda: exchange.started_at)
+            await until(lambda: exchange.started_at)
             tasks.start_soon(place.pools.tidy)
             idle = place.pools.find(place.function("idle"))
             assert idle is not None
-            await place.until(lambda: idle.state == "cold")
+            await until(lambda: idle.state == "cold")
             assert {pool.function.name for pool in place.pools if pool.state == "ready"} == {"busy", "warm"}
         tasks.cancel_scope.cancel()
 
@@ -350,15 +347,30 @@ async def test_what_is_asleep_is_loaded_when_it_is_called(place: Place) -> None:
         pool = place.pools.find(place.function())
         assert pool is not None
         pool.retire()
-        await place.until(lambda: pool.state == "cold")
+        await until(lambda: pool.state == "cold")
         place.write({"helper.py": "X = 2"})
         place.update("helper.py")
         assert (pool.state, pool.loading) == ("cold", False)
         assert (await place.call())[0] == 2
 
         pool.retire()
-        await place.until(lambda: pool.state == "cold")
+        await until(lambda: pool.state == "cold")
         place.write({"stock.py": VERSION.format(3)})
         place.update("stock.py")
         assert pool.loading
         assert (await place.call())[0] == 3
+
+
+async def test_imports_at_once_are_those_of_all_hosts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its part of them, and at least one."""
+    monkeypatch.setattr(module_under_test, "LOADS_AT_ONCE", 4)
+    nothing: Any = None
+
+    def limit(index: int, of: int) -> float:
+        share = Share(index, of)
+        pools = Pools(nothing, nothing, nothing, nothing, max_zygotes=1, share=share, debug=False)
+        return pools._limiter.total_tokens
+
+    assert [limit(index, 3) for index in range(3)] == [2, 1, 1]
+    assert limit(7, 8) == 1
+    assert limit(0, 1) == 4

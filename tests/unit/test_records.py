@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from runtime import records as records_module
 from runtime.errors import RecordsError
 from runtime.records import Records
 
@@ -39,6 +40,26 @@ async def test_what_is_recorded_is_there_for_the_next(tmp_path: Path) -> None:
     assert await other.read(names) == ["a"]
     assert path.stat().st_mode & 0o077 == 0
     await other.close()
+
+
+async def test_a_file_that_another_host_is_making_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite refuses at once what both do: it is tried again, and not for ever."""
+    path = tmp_path / "things.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    records = Records(path, [FIRST])
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(records_module, "sleep", lambda _: other.rollback())
+    await records.change(add("a"))
+    found = await records.read(names)
+    await records.close()
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(records_module, "BUSY_SECONDS", 0)
+    with pytest.raises(RecordsError):
+        await records.change(add("b"))
+    other.close()
+
+    assert found == ["a"]
 
 
 async def test_a_change_that_raises_changes_nothing(tmp_path: Path) -> None:

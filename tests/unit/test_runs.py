@@ -76,6 +76,20 @@ async def test_a_task_that_is_done_takes_the_next() -> None:
     assert kept == runs.RESTING
 
 
+async def test_whoever_starts_one_need_not_be_a_task() -> None:
+    """As a callback of the event loop, which anyio does not know."""
+    work = Work()
+    runners = Runners(work)
+    async with anyio.create_task_group() as tasks:
+        runners.begin(tasks)
+        asyncio.get_running_loop().call_soon(runners.start, run(1))
+        await settled()
+        tasks.cancel_scope.cancel()
+
+    assert work.begun == [1]
+    assert runners.over
+
+
 async def test_what_was_started_is_begun_whatever_ends_then() -> None:
     """A call that is claimed must not be forgotten."""
     work = Work()

@@ -26,13 +26,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the clock that ages are reckoned by; naps move it, too."""
-    real, moved = time.time, [0.0]
-    monkeypatch.setattr(time, "time", lambda: real() + moved[0])
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock that ages are reckoned by, which stands at the last change of a file; naps move it, too."""
+    moved = [0.0]
+    monkeypatch.setattr(time, "time", lambda: max(each.stat().st_ctime for each in tmp_path.iterdir()) + moved[0])
 
     def move(seconds: float) -> None:
-        moved[0] += seconds
+        moved[0] += seconds + 0.001  # an age is a difference of large floats
 
     monkeypatch.setattr(time, "sleep", move)
     return move
@@ -140,6 +140,7 @@ def test_settle_gives_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_text("more")
 
     monkeypatch.setattr(time, "sleep", write_on)
+    monkeypatch.setattr(time, "time", lambda: file.stat().st_ctime)
     monkeypatch.setattr(time, "monotonic", lambda: len(naps) * 1.0)
     stillness.settle([str(file)])
     assert len(naps) == stillness.LONGEST

@@ -113,6 +113,27 @@ def test_one_that_is_well_in_between(transport: Transport) -> None:
     assert not transport.aborted
 
 
+@pytest.mark.parametrize("taken", [[0, 0], [0, 1]])
+def test_a_stream_that_is_not_taken(transport: Transport, taken: list[int]) -> None:
+    """It is cut off alone, unless something of it was taken meanwhile; the connection goes on."""
+    cut: list[int] = []
+    far = taken[0]
+
+    def itself(transport: Transport) -> asyncio.WriteTransport:
+        return transport  # type: ignore[return-value]
+
+    stragglers = Stragglers([transport], itself, streams=lambda _: [(7, far, lambda: cut.append(7))])
+    stragglers.look(0)
+    far = taken[1]
+    stragglers.look(UNTAKEN - 1)
+    early = list(cut)
+    stragglers.look(UNTAKEN)
+
+    assert early == []
+    assert cut == ([7] if taken == [0, 0] else [])
+    assert not transport.aborted
+
+
 def test_a_closed_socket(transport: Transport) -> None:
     """It is left to whoever closed it."""
     stragglers = watching(transport)

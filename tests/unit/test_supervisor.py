@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from runtime.config import Config, FunctionSettings, ServerSettings
-from runtime.supervisor import Member, Supervisor
+from runtime.link import Link
+from runtime.share import Share
+from runtime.supervisor import HANGS, Member, Supervisor
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +59,7 @@ async def test_members_do_not_outlive_a_supervisor_that_fails(
     supervisor: Supervisor, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are ended before the base zygotes are."""
-    supervisor._members[1] = Member(1, 0, process)
+    supervisor._members[1] = Member(1, 0, process, os.memfd_create("faults"))
     ended: list[int | None] = []
 
     async def fail() -> None:
@@ -83,3 +89,148 @@ async def test_a_wish_that_is_not_understood_is_dropped(
         supervisor._hand_on(theirs, data)
 
     assert "not understood" in caplog.text
+
+
+# Members that hang.
+
+FOREVER = 20.0
+SPINS = """
+import sys
+from runtime.member import tell_faults
+
+def spin():
+    while True:
+        pass
+
+tell_faults(int(sys.argv[1]))
+open(f"/proc/self/fd/{sys.argv[1]}", "a").write("it begins")
+spin()
+"""
+
+
+@pytest.fixture
+async def asking(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
+    """One that asks often, and begins a member in a place only when told."""
+    monkeypatch.setattr("runtime.supervisor.BEAT", 0.01)
+    monkeypatch.setattr("runtime.supervisor.BEGINS", 1_000_000)
+    async with anyio.create_task_group() as supervisor._tasks:
+        supervisor._tasks.start_soon(supervisor._ask_after_members)
+        yield supervisor
+        supervisor._kill_members()
+        supervisor._relay.close()
+        supervisor._tasks.cancel_scope.cancel()
+
+
+def begun_as(monkeypatch: pytest.MonkeyPatch, *command: str, handed: list[int] | None = None) -> None:
+    """Have this command be the member; `handed` gets its sockets, for whoever speaks for it."""
+
+    def spawn(_: Supervisor, index: int, line: int, doors: int, faults: int) -> subprocess.Popen[bytes]:
+        if handed is not None:
+            handed.extend(map(os.dup, (line, doors)))
+        return subprocess.Popen([*command, str(faults)], pass_fds=[faults])
+
+    monkeypatch.setattr(Supervisor, "_spawn", spawn)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the others run until it holds."""
+    with anyio.fail_after(FOREVER):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+async def test_a_member_that_hangs_is_killed(
+    asking: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says where it was."""
+    begun_as(monkeypatch, sys.executable, "-c", SPINS)
+    member = await asking._start(0)
+    await until(lambda: os.fstat(member.faults).st_size)
+    member.missed = 0
+    with anyio.fail_after(FOREVER):
+        await member.ended.wait()
+
+    assert member.reason() == "was ended by SIGKILL"
+    [record] = [record for record in caplog.records if "hangs" in record.getMessage()]
+    assert "in spin" in record.stack  # type: ignore[attr-defined]
+
+
+async def test_a_member_that_is_stopped_is_killed(
+    asking: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says that it was."""
+    begun_as(monkeypatch, "sleep", "1000", "1000")
+    member = await asking._start(0)
+    member.process.send_signal(signal.SIGSTOP)
+    await anyio.to_thread.run_sync(os.waitid, os.P_PID, member.process.pid, os.WSTOPPED)
+    member.missed = 0
+    with anyio.fail_after(FOREVER):
+        await member.ended.wait()
+
+    assert "hangs, since it is stopped: it is killed" in caplog.text
+
+
+async def test_a_member_that_answers_is_left_alone(asking: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it runs."""
+    handed: list[int] = []
+    begun_as(monkeypatch, "sleep", "1000", handed=handed)
+    member = await asking._start(0)
+    line, doors = (socket.socket(fileno=handle) for handle in handed)
+    async with Link(Share(0, 1), line, doors):
+        await until(lambda: member.missed >= 0)  # it has answered once
+        answered = 0
+        for _ in range(50):
+            await until(lambda: member.missed == 1)
+            await until(lambda: member.missed == 0)
+            answered += 1
+
+        assert not member.ended.is_set()
+    assert answered == 50
+
+
+async def test_a_member_that_begins_has_more_time(asking: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it answers for the first time."""
+    begun_as(monkeypatch, "sleep", "1000")
+    slow = await asking._start(0)
+    monkeypatch.setattr("runtime.supervisor.BEGINS", 20)
+    slower = await asking._start(1)
+    with anyio.fail_after(FOREVER):
+        await slower.ended.wait()
+
+    assert not slow.ended.is_set()
+    assert slower.missed >= HANGS
+
+
+async def test_nobody_waits_for_ever_for_a_member_that_begins(
+    asking: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place takes no connections after a while, unless another serves there."""
+    monkeypatch.setattr("runtime.supervisor.LATE", 0.0)
+    begun_as(monkeypatch, "sleep", "1000")
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.create_server(("127.0.0.1", 0)) as other:
+        asking._socks = (sock, other)
+        for index in (0, 1):
+            await asking._start(index)
+        served = await asking._start(1)
+        served.ready.set()
+
+        await until(lambda: not listens(sock))
+        assert listens(other)
+
+
+def listens(sock: socket.socket) -> bool:
+    """Whether it takes connections."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+async def test_where_a_member_has_crashed_is_known(asking: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it could write down."""
+    crashes = SPINS.replace("while True:\n        pass", "import os; os.abort()")
+    begun_as(monkeypatch, sys.executable, "-c", crashes)
+    member = await asking._start(0)
+    with anyio.fail_after(FOREVER):
+        await member.ended.wait()
+
+    assert member.reason() == "was ended by SIGABRT"
+    assert member.crash is not None
+    assert "in spin" in member.crash

@@ -29,7 +29,7 @@ COUNTED = st.dictionaries(WORDS, COUNTS, max_size=3)
 SERIES = st.builds(
     Series,
     calls=COUNTED,
-    buckets=st.lists(COUNTS, min_size=len(BUCKETS) + 1, max_size=len(BUCKETS) + 1).map(tuple),
+    buckets=st.lists(COUNTS, max_size=3).map(lambda some: (*some, *range(len(BUCKETS) + 1 - len(some)))),
     duration=COUNTS,
     waiting=COUNTS,
     own=COUNTS,

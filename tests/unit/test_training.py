@@ -6,7 +6,7 @@ The host is a stand-in: it keeps no journal, and a test says what a training cal
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from runtime.lessons import Draft, Lessons, Mark, Profile, ids
 from runtime.registry import Function
 from runtime.tasks import Tasks
 from runtime.training import Training
+from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 20.0
 ANSWER = {"modelId": "model_1", "labels": ["a", "b"], "samples": 4, "skipped": 0, "accuracy": None, "seconds": 0.1}
 
 
@@ -126,12 +126,6 @@ async def running(host: StandIn) -> AsyncIterator[Training]:
         yield found
         tasks.cancel_scope.cancel()
     await found.close()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.sleep(0.001)
 
 
 async def settled(teacher: Training, function: Function) -> Profile:

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.calls import Result
 from runtime.errors import NoFreeWorker, Overloaded
+from runtime.generation import RETIRE_WAIT
 from runtime.process import Process
 from runtime.turns import SLICE
 from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedProcess, SimulatedZygote, Stage
@@ -194,16 +195,20 @@ async def test_a_worker_that_cannot_go_over_ends(make: MakeStage) -> None:
 
 
 async def test_a_worker_that_comes_for_old_files_is_not_taken(make: MakeStage) -> None:
-    """It ends as its sockets close."""
+    """It is told to end, and made to when it does not."""
     stage = make()
     old = zygote(stage)
     stage.swap()
     ours, theirs = socket.socketpair()
+    process = SimulatedProcess()
 
-    old.on_news({"op": "given", "process": None, "sockets": [ours.detach()], "last_stream": 1})
+    old.on_news({"op": "given", "process": process, "sockets": [ours.detach()], "last_stream": 1})
 
     assert theirs.recv(1) == b""
     theirs.close()
+    await stage.sleep(RETIRE_WAIT + 0.1)
+    assert process.killed
+    assert len(stage.pool.workers) == 0
 
 
 @pytest.mark.parametrize("busy", [False, True])

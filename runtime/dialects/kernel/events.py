@@ -24,7 +24,6 @@ from .records import Records
 from .wording import word
 
 HEARTBEAT = 15.0  # seconds without an event after which one shows that the connection lives
-LOOK = 1.0  # seconds after which the journal is read again: another host may have written
 PAGE = 1000  # events read at once
 LONGEST = 64 * 1024  # bytes of one line of a log
 HEADERS = [
@@ -65,13 +64,13 @@ class EventStream(Response):
 
     async def _tell(self, send: Send) -> None:
         """Everything, in order."""
-        silent_since = anyio.current_time()
+        journal, silent_since = self._host.journal, anyio.current_time()
         while True:
-            entry = await self._host.journal.get(self._id)  # first: when it is final, all its events are there
+            entry = await journal.get(self._id)  # first: when it is final, all its events are there
             if entry is None:
                 raise NotFound("the invocation is no longer kept")
             news = b"" if entry.status.is_final else await self._state(entry)
-            events = await self._host.journal.events(self._id, self._after, PAGE)
+            events = await journal.events(self._id, self._after, PAGE)
             if events:
                 self._after = events[-1].number
                 news += b"".join(map(self._line, events))
@@ -85,11 +84,10 @@ class EventStream(Response):
                 continue
             elif self._host.stopping:
                 raise Draining("the host is ending; follow the invocation again to go on")
-            elif anyio.current_time() - silent_since >= HEARTBEAT:
-                await _send(send, _event("sse_heartbeat", time.time()))
-                silent_since = anyio.current_time()
             else:
-                await self._host.journal.changed(self._id, LOOK)
+                while not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
+                    await _send(send, _event("sse_heartbeat", time.time()))
+                    silent_since = anyio.current_time()
 
     async def _state(self, entry: Entry) -> bytes:
         """The state, unless it was told already."""

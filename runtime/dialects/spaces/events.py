@@ -20,8 +20,6 @@ from ...request import while_client_stays
 from . import entries
 
 HEARTBEAT = 15.0  # seconds without an event after which a comment shows that the connection lives
-LOOK = 1.0  # seconds after which the journal is read again: another host may have written
-LOOK_MOST = 5.0  # the same of a call that has been silent: thousands may be followed that say nothing
 PAGE = 1000  # events read at once
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -52,12 +50,12 @@ class EventStream(Response):
         """Everything, in order."""
         journal = self._host.journal
         await _send(send, b"retry: 1000\n\n")
-        silent_since, look = anyio.current_time(), LOOK
+        silent_since = anyio.current_time()
         entry: Entry | None = None  # None: it may have changed, as every change of it is an event
         while True:
             events = await journal.events(self._id, self._after, PAGE)
             if events:
-                entry, look = None, LOOK
+                entry = None
                 self._after = events[-1].number
                 told = (_event(each.kind, entries.describe_event(each), each.number) for each in events)
                 await _send(send, b"".join(told))
@@ -71,12 +69,10 @@ class EventStream(Response):
                 return
             elif self._host.stopping:
                 return
-            elif anyio.current_time() - silent_since >= HEARTBEAT:
-                await _send(send, b":\n\n")
-                silent_since, entry = anyio.current_time(), None
             else:
-                await journal.changed(self._id, look)
-                look = min(2 * look, LOOK_MOST)
+                while not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
+                    await _send(send, b":\n\n")
+                    silent_since = anyio.current_time()
 
 
 def _event(kind: str, data: dict[str, Any], number: int | None) -> bytes:

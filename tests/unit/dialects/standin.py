@@ -37,10 +37,11 @@ class MemoryJournal:
         self.entries: dict[int, Entry] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.happened: dict[int, list[Event]] = {}
-        self.news = anyio.Event()
+        self.news, self.unread = anyio.Event(), False
         self.queries: list[Query] = []
 
     async def get(self, id: int) -> Entry | None:
+        self.unread = False
         return self.entries.get(id)
 
     async def request(self, id: int) -> Call | None:
@@ -54,6 +55,7 @@ class MemoryJournal:
         return self.outcomes.get(id)
 
     async def events(self, id: int, after: int = 0, limit: int = 1000) -> list[Event]:
+        self.unread = False
         return [event for event in self.happened[id] if event.number > after][:limit]
 
     async def find(self, query: Query) -> list[Entry]:
@@ -65,22 +67,24 @@ class MemoryJournal:
         ]
         return [entry for entry in found if query.name in (None, entry.name)][: query.limit]
 
-    async def changed(self, id: int, timeout: float) -> None:
-        with anyio.move_on_after(timeout):
-            await self.news.wait()
+    async def changed(self, id: int, timeout: float) -> bool:
+        if not self.unread:
+            with anyio.move_on_after(timeout):
+                await self.news.wait()
+        return self.unread
 
     def change(self, id: int, **fields: Any) -> None:
         """An entry is another one from now on."""
         self.entries[id] = msgspec.structs.replace(self.entries[id], **fields)
         if "status" in fields:
             self.note(id, "state", {"status": str(fields["status"])})
-        self._tell()
+        self.wake()
 
     def note(self, id: int, kind: str, data: dict[str, Any]) -> None:
         """Something happens to a call."""
         events = self.happened.setdefault(id, [])
         events.append(Event(len(events) + 1, 1_800_000_000.0, kind, data))
-        self._tell()
+        self.wake()
 
     def end(self, id: int, outcome: Outcome) -> None:
         """A call ends."""
@@ -90,7 +94,9 @@ class MemoryJournal:
             finished_at=time.time(),
         )  # fmt: skip
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
+        """Whoever waits is to look."""
+        self.unread = True
         self.news.set()
         self.news = anyio.Event()
 

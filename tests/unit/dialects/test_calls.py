@@ -154,6 +154,7 @@ async def test_waiting_ends() -> None:
             asking = tasks.create_task(site.client.get(f"{AT}/calls/{number}/result?wait={LONGEST_WAIT * 9}"))
             await anyio.wait_all_tasks_blocked()
             site.host.stopping = True
+            site.journal.wake()
         bad = await site.client.get(f"{AT}/calls/{number}/result?wait=long")
 
     assert (soon.status_code, asking.result().status_code, bad.status_code) == (202, 202, 400)

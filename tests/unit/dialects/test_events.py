@@ -144,7 +144,6 @@ async def test_a_client_that_leaves_is_left() -> None:
 async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """By comments."""
     monkeypatch.setattr(events, "HEARTBEAT", 0.001)
-    monkeypatch.setattr(events, "LOOK", 0.001)
     async with edge() as site, asyncio.TaskGroup() as tasks:
         listener = Listener(site, await site.accepted())
         listening = tasks.create_task(listener.listen())
@@ -155,14 +154,15 @@ async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPat
     assert listener.kinds == ["state"]
 
 
-async def test_a_silent_call_is_looked_at_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until something happens to it; and one look is one reading, as thousands may be followed."""
-    waits: list[float] = []
+async def test_a_silent_stream_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to show that it lives, as thousands may be followed; each time something is told, it reads the entry."""
     readings: list[str] = []
+    beats = anyio.Event()
     async with edge() as site, asyncio.TaskGroup() as tasks:
         number = await site.accepted()
         journal = site.journal
         get, read, changed = journal.get, journal.events, journal.changed
+        waits = 0
 
         async def counted_get(id: int) -> Any:
             readings.append("entry")
@@ -172,22 +172,27 @@ async def test_a_silent_call_is_looked_at_less_and_less(monkeypatch: pytest.Monk
             readings.append("events")
             return await read(id, after, limit)
 
-        async def counted_changed(id: int, timeout: float) -> None:
-            waits.append(timeout)
-            if len(waits) == 5:
-                journal.note(number, "log", {"level": 20, "text": "hello"})
-            await changed(id, 0.001 if len(waits) < 7 else timeout)
+        async def counted_changed(id: int, timeout: float) -> bool:
+            nonlocal waits
+            waits += 1
+            if waits == 5:
+                beats.set()
+            return await changed(id, 0.001 if waits < 5 else timeout)
 
         listener = Listener(site, number)
         for name, counted in (("get", counted_get), ("events", counted_events), ("changed", counted_changed)):
             monkeypatch.setattr(journal, name, counted)
         listening = tasks.create_task(listener.listen())
+        with anyio.fail_after(PATIENCE):
+            await beats.wait()
+        silent = tuple(readings)
+        journal.note(number, "log", {"level": 20, "text": "hello"})
         await listener.heard(b"hello")
         journal.end(number, answered())
         await asyncio.wait_for(listening, PATIENCE)
 
-    assert waits[:6] == [1.0, 2.0, 4.0, 5.0, 5.0, 1.0]
-    assert readings.count("entry") == 4  # when it was asked for, and after each time at which something was told
+    assert silent == ("entry", "events", "events", "entry", "events")  # the first is for the address
+    assert listener.sent.count(b":\n\n") == 4
     assert listener.kinds == ["state", "log", "state", "end"]
 
 

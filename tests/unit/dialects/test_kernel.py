@@ -869,6 +869,7 @@ async def test_what_goes_wrong_on_the_way_is_an_event(spoil: Callable[[Edge, int
                 for _ in range(50):
                     await anyio.lowlevel.checkpoint()
                 spoil(site, id)
+                site.journal.wake()
 
     assert [event["event"] for event in told] == ["invocation_state", "error"]
     assert told[-1]["error"]["code"] == code

@@ -211,6 +211,30 @@ async def test_a_client_that_leaves(client: Client) -> None:
     assert client.transport.written == b""
 
 
+@pytest.mark.parametrize("failing", ["answer", "failure"])
+async def test_an_answer_that_cannot_be_made(
+    client: Client, failing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Costs its own connection, and not the worker that told of it, nor whoever is told next."""
+
+    def fall(*_: object) -> bytes:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(client.express, failing, fall)
+    client.protocol.data_received(REQUEST)
+    exchange = client.express.exchanges[0]
+    if failing == "answer":
+        exchange.answered(PLAIN)
+    else:
+        exchange.failed(FunctionError("it fell"))
+    async with asyncio.timeout(20):
+        while not client.transport.closing:
+            await asyncio.sleep(0)
+
+    assert "a call could not be answered" in caplog.text
+    assert client.transport.written == b""
+
+
 async def test_a_server_that_ends(client: Client) -> None:
     """A connection with a call is closed after its answer, one without at once."""
     client.protocol.data_received(REQUEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -146,6 +147,41 @@ async def test_locked_by_another_process(store: SQLiteStore, monkeypatch: pytest
     assert error.details == {"cause": "SQLITE_BUSY"}
     assert reading is not None
     assert kinds == ["state", "log"]
+
+
+STOPPED = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_a_process_that_is_stopped_while_it_writes(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be written meanwhile; the log says which it is and what to do, once, and nobody waits long again."""
+    monkeypatch.setattr(files, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(files, "HURRIED_SECONDS", 0.0)
+    journal = store.journal()
+    await journal.open()
+    try:
+        process = subprocess.Popen([sys.executable, "-c", STOPPED, store.path])
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        for id in (1, 2):
+            await refused(journal, "locked", id)
+        hurried = journal._writer._locked_out
+        process.send_signal(signal.SIGCONT)
+        process.wait()
+        await journal.append(submission(3))
+        after = journal._writer._locked_out
+    finally:
+        await journal.close()
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+    assert f"process {process.pid} (" in line
+    assert f"which is stopped: `kill -CONT {process.pid}`" in line
+    assert (hurried, after) == (True, False)
 
 
 async def test_opened_by_many_at_the_same_moment(store: SQLiteStore) -> None:

@@ -97,3 +97,20 @@ async def test_what_nobody_heard_of_is_given_back() -> None:
         thread.let.set()
 
     assert lost == ["A"]
+
+
+async def test_what_is_asked_on_hearing_of_the_last_is_done_too() -> None:
+    """Whoever is told of something while the lane ends may have something to put right."""
+    thread = Thread()
+    thread.let.clear()
+
+    class Told(asyncio.Future[Any]):
+        def set_result(self, result: Any) -> None:
+            lane.send(Operation("put right", None, None))
+
+    async with working(thread) as lane:
+        lane.begin("a", None, Told())
+        await asyncio.to_thread(thread.began.wait, 20)
+        asyncio.get_running_loop().call_later(0.05, thread.let.set)
+
+    assert [kind for batch in thread.batches for kind in batch] == ["a", "put right"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -103,8 +104,9 @@ def test_a_lock_that_was_deleted_is_made_again(asker: Owner) -> None:
     owner.end(forget=True)
 
 
-def test_one_writes_at_a_time(asker: Owner) -> None:
+def test_one_writes_at_a_time(asker: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes meanwhile waits; whoever dies leaves the turn to the next."""
+    monkeypatch.setattr(owners, "TURN_SECONDS", 20.0)
     turns = [Turn(asker.folder) for _ in range(2)]
     entered, events = threading.Event(), []
 
@@ -139,13 +141,21 @@ def test_where_there_are_no_turns_nobody_waits(tmp_path: Path) -> None:
     assert made
 
 
-def test_who_is_stopped_in_its_turn_holds_nobody_up(asker: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next goes on without."""
-    monkeypatch.setattr(owners, "BUSY_SECONDS", 0.0)
+def test_who_is_stopped_in_its_turn_holds_nobody_up(
+    asker: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next goes on without, having waited once, and says who it is; until it is given back."""
+    monkeypatch.setattr(owners, "TURN_SECONDS", 0.01)
     stopped, turn = Turn(asker.folder), Turn(asker.folder)
-    with stopped, turn:
-        entered = True
+    patience = []
+    with stopped:
+        for _ in range(2):
+            with turn:
+                patience.append(turn._patience)
+    with turn:
+        patience.append(turn._patience)
     for each in (stopped, turn):
         each.close()
 
-    assert entered
+    assert patience == [0.0, 0.0, 0.01]
+    assert [f"process {os.getpid()} (" in record.getMessage() for record in caplog.records] == [True]

@@ -76,7 +76,7 @@ STATEMENTS = {
 } | {f"FORGET {index}": text for index, text in enumerate(statements.FORGET)}
 
 # These go through all calls of one state, of which there are never many, in an index of that state alone.
-OF_ONE_STATE = {"WAITING", "_COUNTS", "NEXT_CALL", "NEXT_DELIVERY"}
+OF_ONE_STATE = {"WAITING", "_COUNTS", "_DELAYED", "NEXT_CALL", "NEXT_DELIVERY"}
 SMALL = re.compile("SCAN (names|owners|json_each|CONSTANT ROW|.*SUBQUERY|.subquery)")
 PARTIAL = re.compile("INDEX calls_(ready|delayed|running|pending|dead|delivering)")
 

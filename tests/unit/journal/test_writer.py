@@ -235,3 +235,44 @@ async def test_notes_are_bounded(journal: SQLiteJournal, monkeypatch: pytest.Mon
     assert 5 <= held <= 15
     assert len(events) == 2 + held + 1
     assert journal._noted == 0
+
+
+async def test_a_file_that_is_mostly_empty_becomes_smaller(
+    store: SQLiteStore, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its calls are forgotten; what little is empty is kept for the next ones."""
+    monkeypatch.setattr("runtime.journal.deliveries.SLACK", 20)
+    await asyncio.gather(*(journal.append(submission(id, body=bytes(9000)), claim=True) for id in range(1, 301)))
+    await asyncio.gather(*(journal.complete(id, OK) for id in range(1, 301)))
+    full = pages(journal)
+    store.clock.advance(10)
+    forgotten = await journal.prune(F[0], before=0, keep=290)
+    kept = pages(journal)
+    forgotten += await journal.prune(F[0], before=store.clock.now, keep=0)
+    await journal.append(submission(400))
+
+    assert forgotten == 300
+    assert kept == full > 600
+    assert pages(journal) < 150
+    assert [entry.id for entry in await journal.find(Query())] == [400]
+
+
+async def test_an_older_file_stays_as_large(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was made before that can only use its empty pages again."""
+    monkeypatch.setattr("runtime.journal.deliveries.SLACK", 20)
+    store.path.parent.mkdir()
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("PRAGMA journal_mode = WAL")
+    journal = store.journal()
+    await journal.open()
+    await asyncio.gather(*(journal.append(submission(id, body=bytes(9000)), claim=True) for id in range(1, 101)))
+    await asyncio.gather(*(journal.complete(id, OK) for id in range(1, 101)))
+    full = pages(journal)
+    store.clock.advance(10)
+    forgotten = await journal.prune(F[0], before=store.clock.now, keep=0)
+    after = pages(journal)
+    await journal.close()
+
+    assert forgotten == 100
+    assert after == full

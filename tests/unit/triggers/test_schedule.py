@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -19,9 +18,9 @@ from runtime.journal import Receipt
 from runtime.registry import Function
 from runtime.timetable import CreatedSchedule
 from runtime.triggers.schedule import GLANCE, LATE, Schedules
-from tests.unit.simulated import JumpingLoop
+from tests.unit.simulated import ON_STAGE
 
-pytestmark = pytest.mark.anyio
+pytestmark = ON_STAGE
 
 MINUTE = 60.0
 HOUR = 60 * MINUTE
@@ -29,11 +28,6 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 HOURLY = Schedule(id=1, cron="0 * * * *")
 CATCHING_UP = Schedule(id=1, cron="0 * * * *", catch_up=True)
 EVERY_MINUTE = Schedule(id=2, cron="* * * * *")
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": JumpingLoop}
 
 
 def function(*schedules: Schedule, name: str = "report") -> Function:
