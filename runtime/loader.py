@@ -68,6 +68,7 @@ class Loader:
                 if not lost:
                     break
                 time.sleep(LOOK)
+                await_git([self._config.space_path(space) for space, _ in lost], _sleep)
                 self._look({space for space, _ in lost})
             if self._lost(before) or before.keys() != self._spaces.keys():
                 self._links.keep({"", *self._spaces, *self._functions()})

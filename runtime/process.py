@@ -92,7 +92,7 @@ class Control:
                 return
             except OSError as error:
                 if error.errno not in SHORTAGES:
-                    self.close()
+                    self._hear_out()
                     return
                 self._loop.remove_writer(self._sock)
                 self._again = self._loop.call_later(AGAIN, self._flush)
@@ -101,11 +101,17 @@ class Control:
             _close_all(fds)
         self._loop.remove_writer(self._sock)
 
-    def _readable(self) -> None:
+    def _hear_out(self) -> None:
+        """The other end is gone: close, after what it still said."""
+        while not self.closed and self._readable():
+            pass
+        self.close()
+
+    def _readable(self) -> bool:
         try:
             data, fds, flags, _ = socket.recv_fds(self._sock, 262144, 8)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data, fds, flags = b"", [], 0
         if flags & socket.MSG_CTRUNC:  # some are as good as none
@@ -122,6 +128,7 @@ class Control:
         _close_all(fds)  # those that nobody took
         if not data:
             self.close()
+        return bool(data)
 
 
 def kill_by(fds: Sequence[int]) -> None:

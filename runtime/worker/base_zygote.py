@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from os import close, getpid, set_inheritable
 from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, send_fds, socket, socketpair
 from typing import NoReturn
@@ -22,13 +23,15 @@ def serve_base(door_fd: int, names: Sequence[str]) -> NoReturn:
     """Import what is to be preloaded, and serve the hosts that come through the door."""
     set_inheritable(door_fd, False)
     door = socket(AF_UNIX, SOCK_SEQPACKET, fileno=door_fd)
-    preload.preload(names, door)
+    with suppress(BrokenPipeError):  # whoever wanted it has gone already, which `serve` finds too
+        preload.preload(names, door)
     base = BaseZygote(door)
     base.lasting = not names  # what was preloaded takes memory: when no host wants it, it goes
     rehearsal.warm_up()
     gc.collect()
     gc.freeze()
-    send_fds(door, [encode({"op": "ready", "pid": getpid()})], ())
+    with suppress(BrokenPipeError):
+        send_fds(door, [encode({"op": "ready", "pid": getpid()})], ())
     base.serve()
 
 

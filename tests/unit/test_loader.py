@@ -449,6 +449,29 @@ def test_a_git_operation_is_waited_for(root: Root, monkeypatch: pytest.MonkeyPat
         assert root.loader.snapshot("demo", "stock").modules[0].code.startswith(b"# edited")
 
 
+def test_a_function_is_not_lost_while_git_is_at_work(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan that comes in the middle of an operation waits for its end, however long a file is away."""
+    root.write({"demo/stock.py": HANDLE})
+    root.loader.scan()
+    lock = root.functions / "demo" / ".git" / "index.lock"
+    lock.parent.mkdir()
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 5 * module_under_test.LOOKS:
+            root.write({"demo/stock.py": HANDLE})
+            lock.unlink()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    (root.functions / "demo" / "stock.py").unlink()
+    with lock.open("w"):
+        found = root.loader.scan()
+
+    assert ("demo", "stock") in found.functions
+
+
 def test_the_configuration_is_read_once_it_is_saved(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not while it is empty because somebody is about to write it."""
     file = root.folder / "spaces.toml"

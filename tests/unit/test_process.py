@@ -162,6 +162,19 @@ async def test_what_the_kernel_has_no_room_for_is_sent_again(
     os.close(inside)
 
 
+async def test_what_a_zygote_said_last_is_heard_although_it_is_gone(line: Line) -> None:
+    """Also where that is found out by talking to it."""
+    line.theirs.send(b'{"n": 1}')
+    line.theirs.send(b'{"n": 2}')
+    line.theirs.close()
+
+    line.control.send({"op": "anything"})
+
+    assert line.messages == [{"n": 1}, {"n": 2}]
+    assert line.control.closed
+    assert line.closed == 1
+
+
 async def test_the_end_of_a_zygote_is_told_once(line: Line) -> None:
     """Whoever finds out first: the reader, a sender, or who closes it."""
     line.theirs.close()

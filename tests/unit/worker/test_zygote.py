@@ -516,6 +516,17 @@ def test_what_a_zygote_leaves_behind_is_ended(base: Base) -> None:
     assert ready(base.load(PLAIN))["op"] == "ready"
 
 
+@pytest.mark.parametrize("names", [[], ["colorsys"]])
+def test_a_base_zygote_that_nobody_waits_for_any_more(names: list[str]) -> None:
+    """Its host ended while it began: it goes without a word."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-P", str(MAIN), str(theirs.fileno()), *names]
+        ours.close()
+        done = subprocess.run(command, pass_fds=(theirs.fileno(),), capture_output=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_everything_ends_when_the_control_socket_closes(base: Base) -> None:
     """Of a function zygote: its workers, spinning or not, with what they forked."""
     zygote = base.load("def handle(data):\n    while True: pass\n")
