@@ -84,7 +84,7 @@ class App:
                 await endpoint(address, scope, receive, send)
             else:
                 scope["app"] = self  # so that the router raises what it does not allow
-                await self._router(scope, receive, self._with_call_id(scope, sending))
+                await self._router(scope, *self._routed(scope, receive, sending))
         except spaces.ClientLeft:
             pass
         except HTTPException:  # the router's, when there are addresses like this one, but for other methods
@@ -134,14 +134,30 @@ class App:
         """What every line of the log on this request has."""
         return {"method": scope["method"], "path": scope["path"], "call_id": self._call_id(scope).decode()}
 
-    def _with_call_id(self, scope: Scope, send: Send) -> Send:
+    def _routed(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """What a route receives and sends with: its answer has our headers, and ends when the request has come whole.
+
+        Hypercorn closes a connection, without a word to its client, whose request has not when its answer ends.
+        """
+        unread = _has_body(scope)
+
+        async def receiving() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), date_header(), (b"x-call-id", self._call_id(scope))]
                 message = {**message, "headers": headers}
+            elif unread and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _linger(receive)
+                message = {"type": message["type"]}
             await send(message)
 
-        return sending
+        return receiving, sending
 
     async def _logged(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun: Begun | None = scope.get("state", NOTHING).get(BEGUN)
@@ -170,6 +186,12 @@ class App:
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotFound(f"there is nothing at {scope['path']}")
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether a body is announced (RFC 9112 section 6)."""
+    lengths = {name: value for name, value in scope["headers"] if name in (b"content-length", b"transfer-encoding")}
+    return lengths.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in lengths
 
 
 async def _linger(receive: Receive) -> None:

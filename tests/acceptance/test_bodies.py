@@ -594,3 +594,14 @@ def test_an_answer_of_100_megabytes(host: Running, function: str) -> None:
     assert (answer.status_code, size) == (200, BIG)
     assert digest.hexdigest() == hashlib.sha256(b"0123456789abcdef" * (BIG // 16)).hexdigest()
     assert peak(host) - before < 4 * BIG
+
+
+@pytest.mark.parametrize("lines", [("Content-Length: 4",), ("Transfer-Encoding: chunked",)])
+def test_a_body_that_nobody_asks_for_may_come_late(host: Running, lines: tuple[str, ...]) -> None:
+    """After the answer, even: the connection is good for the next request."""
+    body = b"body" if "Length" in lines[0] else b"4\r\nbody\r\n0\r\n\r\n"
+    with Connection(host.url) as connection:
+        for _ in range(3):
+            connection.request("/healthz", *lines)
+            assert connection.answer().status == 200
+            connection.send(body)
