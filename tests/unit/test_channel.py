@@ -285,6 +285,16 @@ async def test_a_frame_for_a_worker_that_has_gone_is_dropped(line: Line) -> None
     assert line.owner.ends == [None]
 
 
+async def test_a_call_for_a_worker_that_has_gone_is_not_begun(line: Line) -> None:
+    """It is another worker's to begin."""
+    line.peer.close()
+    exchange = line.exchange()
+
+    assert not line.channel.start(exchange, 1.0)
+    assert exchange.channel is None
+    assert not line.channel.exchanges
+
+
 async def test_a_frame_that_the_socket_takes_nothing_of_waits(line: Line) -> None:
     """It is sent when there is room again."""
     filled = 0

@@ -12,7 +12,7 @@ from runtime.errors import NoFreeWorker, Overloaded
 from runtime.generation import RETIRE_WAIT
 from runtime.process import Process
 from runtime.turns import SLICE
-from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedProcess, SimulatedZygote, Stage
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedProcess, SimulatedZygote, Stage, function
 
 pytestmark = ON_STAGE
 
@@ -179,6 +179,70 @@ async def test_a_worker_goes_over_although_our_calls_wait_for_it(make: MakeStage
     assert len(set(worker.begun)) == 3
     assert stage.pool.stats.cold_starts == 1
     assert zygote(stage).passed == 0
+
+
+async def test_a_worker_with_other_calls_goes_over_after_them(make: MakeStage) -> None:
+    """It is given no more of ours meanwhile, and one is enough, however often another host asks."""
+    stage = make("async", max_workers=1, concurrency=3)
+    zygote(stage).refuses_to_give = False
+    clients = [stage.call() for _ in range(2)]
+    await stage.settle()
+    worker = stage.worker().ready()
+    streams = [worker.take_one() for _ in clients]
+    tell(stage, "wanted", busy=True)
+    await stage.sleep(2 * SLICE)
+    worker.answer(streams[0])
+    await stage.settle()
+    zygote(stage).full = True
+    tell(stage, "wanted", busy=True)
+    clients.append(stage.call())
+    await stage.settle()
+    assert worker.take() is None
+    assert zygote(stage).given == []
+
+    worker.answer(streams[1])
+    await stage.settle()
+
+    [(process, sockets, last_stream)] = zygote(stage).given
+    assert last_stream == 2
+    tell(stage, "given", process=again(process), sockets=[sock.detach() for sock in sockets], last_stream=last_stream)
+    await stage.settle()
+    worker.answer(worker.take_one())
+    assert [type(await client) for client in clients] == [Result] * 3
+    assert not stage.pool.stats.deaths
+
+
+async def test_a_minimum_is_kept_after_a_worker_has_gone_over(make: MakeStage) -> None:
+    """As after one that has died: by asking again, soon."""
+    stage = make(min_workers=1, max_workers=1)
+    zygote(stage).refuses_to_give = False
+    await stage.settle()
+    stage.worker().ready()
+    await stage.settle()
+
+    tell(stage, "wanted", busy=False)
+    assert not stage.pool.workers
+    await stage.sleep(2.0)
+
+    assert len(stage.workers) == 2
+    hang_up(zygote(stage).given[0][1])
+
+
+async def test_more_workers_that_there_may_be_are_asked_for(make: MakeStage) -> None:
+    """By the calls that wait for an offer since there were enough."""
+    stage = make(max_workers=1)
+    zygote(stage).full = True
+    client = stage.call()
+    await stage.settle()
+    assert stage.workers == []
+
+    zygote(stage).full = False
+    stage.pool.function = function(max_workers=2)
+    stage.pool.reconfigured()
+    await stage.settle()
+
+    stage.worker().ready().answer(stage.worker().take_one())
+    assert isinstance(await client, Result)
 
 
 async def test_a_worker_that_cannot_go_over_ends(make: MakeStage) -> None:
