@@ -6,18 +6,15 @@ tells whoever has submitted the call: neither needs a task for it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Protocol
 
 from .calls import Submission
 from .journal import Receipt, Told
 from .registry import Function
 from .share import WHOLE, Share
-
-COUNT_EVERY = 0.05  # seconds at least between two counts
-COUNTING = 20  # and at most one part in so many of the time is spent on them
 
 Key = tuple[str, str]
 
@@ -43,26 +40,32 @@ class Arrival:
         return False
 
     def set_result(self, receipt: Receipt) -> None:
-        self._house.arrived(self, receipt)
-        if not self._told.cancelled():
-            self._told.set_result(receipt)
+        try:
+            self._house.arrived(self, receipt)
+        finally:
+            if not self._told.cancelled():
+                self._told.set_result(receipt)
 
     def set_exception(self, error: Exception) -> None:
-        self._house.arrived(self, None)
-        if not self._told.cancelled():
-            self._told.set_exception(error)
+        try:
+            self._house.arrived(self, None)
+        finally:
+            if not self._told.cancelled():
+                self._told.set_exception(error)
 
 
 class Later:
     """How many calls of each function are to run later. They are counted where there may be too many, and not before:
     who accepts them for one function is taken to be as busy as each of his siblings.
+
+    Guarantee: one count is under way at most, for all who ask meanwhile.
     """
 
     def __init__(self, count: Callable[[], Awaitable[dict[Key, int]]], share: Share) -> None:
         self._count, self._of = count, share.of
         self._counted: dict[Key, int] | None = None
         self._since: Counter[Key] = Counter()  # how many more there may be by now
-        self._next = 0.0
+        self._counting: asyncio.Task[None] | None = None
 
     def add(self, key: Key) -> None:
         """One more."""
@@ -74,13 +77,20 @@ class Later:
 
     async def is_full(self, key: Key, most: int) -> bool:
         """Whether there are `most`, as far as is known of what others accept just now."""
-        began = monotonic()
-        if self._counted is None or began >= self._next:
+        if self._counting is None:
+            self._counting = asyncio.create_task(self._recount())
+        await asyncio.shield(self._counting)  # it is the others', too
+        counted = self._counted or {}
+        return counted.get(key, 0) + self._since[key] >= most
+
+    async def _recount(self) -> None:
+        try:
             before = self._since.copy()
             counted = await self._count()
-            self._counted, self._since = counted, self._since - before
-            self._next = monotonic() + max(COUNT_EVERY, (monotonic() - began) * COUNTING)
-        return self._counted.get(key, 0) + self._since[key] >= most
+            if counted is not self._counted:  # the journal may say what it has counted lately
+                self._counted, self._since = counted, self._since - before
+        finally:
+            self._counting = None
 
 
 def capacity(function: Function, share: Share = WHOLE) -> int:

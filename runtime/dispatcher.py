@@ -141,7 +141,7 @@ class Dispatcher:
         arrival = Arrival(self, submission, function, told, at_once=at_once)
         self._journal.arrive(submission, arrival, claim=at_once)
         (self._places if at_once else self._appending)[key] += 1
-        if submission.run_at is not None:
+        if _is_later(submission):
             self._later.add(key)
 
     def arrived(self, arrival: Arrival, receipt: Receipt | None) -> None:
@@ -164,7 +164,7 @@ class Dispatcher:
     def _has_room(self, submission: Submission, function: Function) -> bool:
         """Whether there surely are not too many."""
         key, most = _key(function), function.settings.max_queued
-        return self._waiting(key) < most and (submission.run_at is None or self._later.has_room(key, most))
+        return self._waiting(key) < most and (not _is_later(submission) or self._later.has_room(key, most))
 
     async def _is_full(self, submission: Submission, function: Function) -> bool:
         """Whether so many wait still: of several hosts, another may have started some. Not each refusal asks."""
@@ -172,7 +172,7 @@ class Dispatcher:
             self._recounted_at = monotonic()
             self._backlog = await self._journal.waiting()
         key, most = _key(function), function.settings.max_queued
-        if self._waiting(key) >= most or submission.run_at is None:
+        if self._waiting(key) >= most or not _is_later(submission):
             return self._waiting(key) >= most
         return await self._later.is_full(key, most)
 
@@ -389,6 +389,10 @@ class Dispatcher:
         call, called_back = claim.call, claim.entry.callback_url is not None
         settings = self._settings(call.space, call.name)
         return Run(self._journal, call, claim.entry.attempt, settings, callback=called_back)
+
+
+def _is_later(submission: Submission) -> bool:
+    return submission.run_at is not None and submission.run_at > time()
 
 
 def _key(function: Function) -> Key:

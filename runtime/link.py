@@ -20,6 +20,7 @@ import msgspec
 from .share import Share
 
 BUFFERED = 4 * 1024 * 1024  # bytes that wait for a slow reader; beyond them news and answers are dropped
+WAITING = 10_000  # frames that have been read and wait to be heard; beyond them, or BUFFERED bytes, news are dropped
 OPEN_QUESTIONS = 64  # of one member that not all have answered yet; beyond them the oldest counts as answered
 DOOR_PATIENCE = 5.0  # seconds for the supervisor to take in a socket
 PRELOAD_SIZE = 64 * 1024  # bytes of a preload list
@@ -48,12 +49,14 @@ class Line(asyncio.Protocol):
     """One end of a stream of frames. `on_frame` is called for each in order, `on_end` once.
 
     Guarantee: that takes no longer in a turn of the event loop than TURN and one frame, so that many hold up nobody.
+    Whether somebody is there is heard at once, before what waits.
     """
 
     def __init__(self, on_frame: Callable[[Frame], None], on_end: Callable[[], None]) -> None:
         self._on_frame, self._on_end = on_frame, on_end
         self._received = bytearray()
-        self._frames: deque[Frame | None] = deque()  # not delivered yet; None is the end
+        self._frames: deque[tuple[Frame | None, int]] = deque()  # not delivered yet, with sizes; None is the end
+        self._waiting = 0  # bytes of them
         self._encoder, self._decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Frame)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
@@ -68,7 +71,7 @@ class Line(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        if frame.kind != "word" and transport.get_write_buffer_size() > BUFFERED:
+        if not _is_vital(frame) and transport.get_write_buffer_size() > BUFFERED:
             return False
         data = self._encoder.encode(frame)
         transport.write(len(data).to_bytes(LENGTH, "big") + data)
@@ -91,15 +94,23 @@ class Line(asyncio.Protocol):
             if len(received) < end:
                 break
             frame = self._decoder.decode(memoryview(received)[start + LENGTH : end])
-            self._queue(frame)
+            self._sort(frame, end - start)
             start = end
         del received[:start]
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._queue(None)
+        self._queue(None, 0)
 
-    def _queue(self, frame: Frame | None) -> None:
-        self._frames.append(frame)
+    def _sort(self, frame: Frame, size: int) -> None:
+        """What may not wait, and what may not stay."""
+        if frame.kind == "word" and frame.topic in (ASK, HERE):
+            self._loop.call_soon(self._on_frame, frame)
+        elif frame.kind != "news" or (len(self._frames) < WAITING and self._waiting < BUFFERED):
+            self._queue(frame, size)
+
+    def _queue(self, frame: Frame | None, size: int) -> None:
+        self._frames.append((frame, size))
+        self._waiting += size
         if len(self._frames) == 1:
             self._loop.call_soon(self._deliver)
 
@@ -107,13 +118,19 @@ class Line(asyncio.Protocol):
         until = monotonic() + TURN
         try:
             while self._frames:
-                frame = self._frames.popleft()
+                frame, size = self._frames.popleft()
+                self._waiting -= size
                 self._on_end() if frame is None else self._on_frame(frame)
                 if monotonic() >= until:
                     break
         finally:  # what is raised there must not end the line
             if self._frames:
                 self._loop.call_soon(self._deliver)
+
+
+def _is_vital(frame: Frame) -> bool:
+    """Whether somebody waits for it; these are small."""
+    return frame.kind in ("word", "done") or frame.payload is None
 
 
 class Question:
@@ -218,7 +235,7 @@ class Link:
         say, take = self._parts.get(question.topic), self._answers.get(question.topic)
         try:
             if say is not None:
-                self._tell_parts(question, say())
+                asyncio.get_running_loop().call_soon(self._tell_parts, question, say())
             elif take is not None:
                 take(question.payload or b"", reply)
             else:
@@ -228,9 +245,13 @@ class Link:
             raise
 
     def _tell_parts(self, question: Frame, parts: Iterator[bytes]) -> None:
-        part = next(parts, None)
-        kind: Kind = "answer" if part is None else "part"
-        self._send(Frame(kind, question.topic, part, question.number, question.asker))
+        """The next one; behind the last one, or where it cannot be made, that there are no more."""
+        part = None
+        try:
+            part = next(parts, None)
+        finally:
+            kind: Kind = "answer" if part is None else "part"
+            self._send(Frame(kind, question.topic, part, question.number, question.asker))
         if part is not None:
             asyncio.get_running_loop().call_soon(self._tell_parts, question, parts)
 

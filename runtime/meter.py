@@ -26,6 +26,7 @@ from .telemetry import Figures, Key, Ledger, Parts, Series
 
 NOW, SHOWN, NAMES, LAST = "metrics", "metrics shown", "metrics names", "metrics at its end"  # topics
 PATIENCE = 1.0  # seconds for a sibling to answer
+JOINING = 5.0  # seconds for all to tell what was counted before: what comes later is missing for good
 
 _decode_names = msgspec.msgpack.Decoder(list[Key]).decode
 
@@ -38,17 +39,17 @@ class Reading:
         self.series: dict[Key, Series] = {}
 
     def take(self, part: Figures) -> Figures | None:
-        """Note a reading of all functions, or of some; what is news of it."""
+        """Note a reading of all functions, or of some; what is news of it, or to whoever has read it, in full."""
         part = part.without_gauges()
         news: dict[Key, Series] = {}
         for key, one in part.series.items():
             known = self.series.get(key)
-            later = one if known is None or known == one else known.joined(one, max)
-            if later != known:
-                self.series[key] = news[key] = later
+            if known != one:
+                self.series[key] = news[key] = one if known is None else known.joined(one, max)
         before, head = self.head, msgspec.structs.replace(part, series={})
         self.head = head if before is None else before.or_later(head)
-        return msgspec.structs.replace(self.head, series=news) if news or self.head != before else None
+        is_news = news or self.head != before or self.head.received != head.received
+        return msgspec.structs.replace(self.head, series=news) if is_news else None
 
     def parts(self) -> Iterator[Figures]:
         """All of it, some functions each."""
@@ -83,7 +84,7 @@ class Meter:
             self._link.subscribe(LAST, self._inherit)
             self._link.answer_in_parts(SHOWN, self._say_shown)
             self._tell_names()
-            for answer in await self._link.gather(SHOWN, PATIENCE):
+            for answer in await self._link.gather(SHOWN, JOINING):
                 self._remember(telemetry.decode(answer))
                 await checkpoint()
             for part in self._shown[self._number].parts():  # one that is still ending tells the rest when it has

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 
 READ_SIZE = 64 * 1024
+LAST_READS = 16  # others may be writing to the same pipe all the time
 LINE_LIMIT = 16 * 1024  # longer lines are cut into several
 LINE_COST = 256  # bytes that a line counts as more than it has
 BURST = 1024 * 1024  # bytes at once
@@ -42,9 +43,10 @@ class OutputReader:
         return -1 if self._closed else self._read_end
 
     def close(self) -> None:
-        """Take in what has been written by now, and look no more."""
-        while not self._closed and self._readable():
-            pass
+        """Take in what has been written by now, if that is not too much, and look no more."""
+        for _ in range(LAST_READS):
+            if self._closed or not self._readable():
+                break
         self._finish()
 
     def _readable(self) -> bool:

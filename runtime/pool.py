@@ -67,6 +67,7 @@ class Pool:
         self._hot: Worker | None = None  # the sync worker that answered last
         self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
+        self._respite: asyncio.TimerHandle | None = None
         self._grown_at = 0.0
         self._turns = Turns(self, self._add_worker, self._adopt)
         self._ahead = Ahead(self._loop, partial(self._start, ahead=True))
@@ -234,16 +235,15 @@ class Pool:
     def refuse_waiting(self, error: HostError) -> None:
         """There is no generation and will not be one soon: those who wait are told why."""
         while self.waiting:
-            exchange = self.waiting.popleft()
-            exchange.failed(error)
-            self._count(exchange, None)
+            self._drop(self.waiting[0], error)
 
     def close(self) -> None:
         """End every process of this function now."""
         self._idle.stop()
         self._ahead.drop()
-        if self._tick is not None:
-            self._tick.cancel()
+        for timer in (self._respite, self._tick):
+            if timer is not None:
+                timer.cancel()
         if self.current is not None:
             self.current.kill()
 
@@ -364,8 +364,8 @@ class Pool:
         if worker.is_ready and worker.busy > 1:
             self._reclaim(worker)
             self._loop.call_soon(self.serve_waiting)  # once whoever took it out of service is done with that
-        if self.function.settings.min_workers:
-            self._loop.call_later(RESPITE, self._keep_minimum)
+        if self.function.settings.min_workers and self._respite is None:
+            self._respite = self._loop.call_later(RESPITE, self._keep_minimum)
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)
@@ -381,13 +381,13 @@ class Pool:
             if worker.gives_back(exchange):
                 again.append(exchange)
             else:
-                exchange.failed(worker.start_failure)
-                self._count(exchange, None)
+                self._drop(exchange, worker.start_failure)
         self._wait_again(again)
         self.serve_waiting()
 
     def _keep_minimum(self) -> None:
         """As many workers as there are always to be, after some have died."""
+        self._respite = None
         current, least = self.current, self.function.settings.min_workers
         if current is None or current.retired or not least:
             return

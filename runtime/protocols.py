@@ -6,7 +6,7 @@ was cut short, an answer waits for ever for a client that has gone, and all of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,11 +21,14 @@ from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import ASGIHTTPState
 
+from . import stragglers
+
 
 class Buffer(StreamBuffer):
     """What waits on a stream of HTTP/2 for its client, who says how much he takes: there is an end to it."""
 
     taken = 0  # bytes
+    window = 0  # the most that it could have had on its way to him
 
     async def push(self, data: bytes) -> None:
         """Add some; wait until there is room for more."""
@@ -49,10 +52,36 @@ class Buffer(StreamBuffer):
         return data
 
 
+class Gone:
+    """A stream that was answered, cut or refused before its request came to its end."""
+
+    idle = True
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Nothing: what still comes is for nobody."""
+
+
+class Streams(dict[int, Any]):
+    """The streams of a connection by their numbers; looked up, one that is not there is a `Gone`."""
+
+    def __missing__(self, stream_id: int) -> Gone:
+        return Gone()
+
+
 class Http2(H2Protocol):
     """One connection of HTTP/2."""
 
     stream_buffers: dict[int, Buffer]  # type: ignore[assignment]  # see `mend_http2`
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams = Streams()
+
+    async def _create_stream(self, request: Any) -> None:
+        if is_sound(request.headers):
+            await super()._create_stream(request)
+        else:
+            self.connection.reset_stream(request.stream_id, error_code=ErrorCodes.PROTOCOL_ERROR)
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Take what the application sends; reset the stream when it stops before the end."""
@@ -72,11 +101,25 @@ class Http2(H2Protocol):
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
-    def held_up(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
-        """The streams on which something waits for the client; how much he has taken; what cuts it off."""
+    async def _window_updated(self, stream_id: int | None) -> None:
+        await super()._window_updated(stream_id)
+        if buffer := self.stream_buffers.get(stream_id or 0):
+            buffer.window = max(buffer.window, self._window(stream_id or 0))
+
+    def _window(self, stream_id: int) -> int:
+        """How much the client has room for on this stream, whatever there is on its connection."""
+        stream = self.connection.streams.get(stream_id)
+        return stream.outbound_flow_control_window if stream else 0
+
+    def held_up(self) -> Iterator[stragglers.Stream]:
+        """The streams on which something waits for the client."""
+        initial = self.connection.remote_settings.initial_window_size
+        alone = self.connection.outbound_flow_control_window > 0
         for stream_id, buffer in () if self.closed else self.stream_buffers.items():
             if buffer.buffer:
-                yield stream_id, buffer.taken, partial(self.task_group.spawn, self._cut, stream_id)
+                by_itself = alone or self._window(stream_id) <= 0
+                patience = stragglers.patience(max(initial, buffer.window), by_itself=by_itself)
+                yield stream_id, buffer.taken, partial(self.task_group.spawn, self._cut, stream_id), patience
 
     async def _cut(self, stream_id: int) -> None:
         with suppress(ProtocolError):
@@ -91,6 +134,12 @@ class Http2(H2Protocol):
 def is_cut(stream: Any) -> bool:
     """Whether an answer has begun on this stream, and has not ended."""
     return getattr(stream, "state", None) is ASGIHTTPState.RESPONSE
+
+
+def is_sound(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request says, in ASCII, its method and its path: Hypercorn takes that for granted."""
+    fields = dict(headers)
+    return all(name in fields and fields[name].isascii() for name in (b":method", b":path"))
 
 
 def mend_http2() -> None:

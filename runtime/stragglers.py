@@ -20,10 +20,12 @@ import anyio
 
 LOOK_EVERY = 5.0  # seconds
 UNTAKEN = 60.0  # seconds in which a client takes nothing of what waits for it, after which it is cut off
+SLOWEST = 1024  # bytes a second that a client reads at least, where it says only now and then what it has read
+LONGEST = 600.0  # seconds: a window may be of any size
 
 C = TypeVar("C")
 Hold = tuple[Any, ...]  # what a connection is held up by; the same one as long as nothing moves
-Stream = tuple[Hashable, object, Callable[[], None]]  # which; how far it is; what cuts it off
+Stream = tuple[Hashable, object, Callable[[], None], float]  # which; how far it is; what cuts it off; its patience
 
 
 class Stragglers(Generic[C]):
@@ -74,8 +76,17 @@ class Stragglers(Generic[C]):
                 judge(connection, hold, UNTAKEN, partial(abort, transport))
             elif (head := self._awaited(connection)) is not None:
                 judge(connection, (head,), self._head_time, partial(abort, transport))
-            for which, far, cut in tuple(self._streams(connection)):
-                judge((connection, which), (far,), UNTAKEN, cut)
+            for which, far, cut, time in tuple(self._streams(connection)):
+                judge((connection, which), (far,), time, cut)
+
+
+def patience(window: int, *, by_itself: bool) -> float:
+    """Seconds without a move after which a stream is cut off whose client has this window, in bytes, for it.
+
+    Clients say what they have read once in half a window. A stream that is not held up `by_itself`, but because others
+    have used up what its connection has room for, outlasts them: it goes on when they are cut off.
+    """
+    return max(UNTAKEN, min(window / 2 / SLOWEST, LONGEST)) if by_itself else UNTAKEN + LONGEST
 
 
 def abort(transport: asyncio.WriteTransport) -> None:

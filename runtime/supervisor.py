@@ -26,6 +26,7 @@ import msgspec
 from .authority import Authority, is_guarded
 from .bases import Bases
 from .config import Config
+from .engines import BACKLOG
 from .link import ASK, PRELOAD_SIZE, Relay
 from .member import Seat, command, pickled
 from .server import endings, listen, require, url_of
@@ -40,6 +41,7 @@ BEAT = 2.0  # seconds after which each member is asked again whether it is there
 HANGS = 5  # questions without an answer after which it is taken to hang
 BEGINS = 30  # questions of which a new one must have answered one
 LATE = 20.0  # seconds after which connections are not to wait any longer for a new one to be ready
+NEVER = 120.0  # seconds after which one that is not ready gets replaced, whatever it does
 DUMP_WAIT = 0.25  # seconds that it is given to write down where it hangs
 DUMP_SIZE = 64 * 1024
 DOING = {"T": ", since it is stopped", "t": ", since a debugger holds it", "D": ", since it waits for a disk"}
@@ -69,8 +71,8 @@ class Member:
         return f"ended with status {status}"
 
     def fault(self) -> str | None:
-        """What it has written since it was last read of where it was, by thread."""
-        text = os.pread(self.faults, DUMP_SIZE, self._read)
+        """What it has written since it was last read of where it was, by thread; None where its file is closed."""
+        text = os.pread(self.faults, DUMP_SIZE, self._read) if self.faults >= 0 else b""
         self._read += len(text)
         return text.decode("utf-8", "replace") or None
 
@@ -254,6 +256,7 @@ class Supervisor:
         member.process.wait()
         member.crash = member.fault()
         os.close(member.faults)
+        member.faults = -1
         del self._members[member.number]
         member.ended.set()
         member.leaving.set()
@@ -265,10 +268,21 @@ class Supervisor:
             for member in self._members.values():
                 if member.missed == HANGS:
                     self._tasks.start_soon(self._put_down, member)
-                if time.monotonic() - member.started_at > LATE:
+                age = time.monotonic() - member.started_at
+                if age > LATE:
                     self._withdraw(member.index)
+                if age > NEVER:
+                    self._give_up(member)
                 member.missed += 1
                 self._relay.say(member.number, ASK)
+
+    def _give_up(self, member: Member) -> None:
+        """Replace a member that answers, and does not get ready. The first in its place has more time."""
+        if member.ready.is_set() or member.leaving.is_set() or member.index in self._unannounced:
+            return
+        log.error("host process %d is not ready after %.0f seconds: it is killed", member.process.pid, NEVER)
+        member.leaving.set()
+        member.process.kill()
 
     async def _put_down(self, member: Member) -> None:
         """Kill a member that hangs, and say where it does."""
@@ -277,9 +291,14 @@ class Supervisor:
         member.process.send_signal(STACK_SIGNAL)
         with anyio.move_on_after(DUMP_WAIT):
             await member.ended.wait()
+        if member.ended.is_set():
             return
-        log.error("host process %d hangs%s: it is killed", pid, doing, extra={"stack": member.fault()})
-        member.process.kill()
+        where = {"stack": member.fault()}
+        if member.missed < HANGS:
+            log.warning("host process %d did not answer, and answers again", pid, extra=where)
+        else:
+            log.error("host process %d hangs%s: it is killed", pid, doing, extra=where)
+            member.process.kill()
 
     async def _attach(self, doors: socket.socket) -> None:
         """Hand on the sockets by which a member wants to speak to base zygotes, until it ends."""
@@ -319,6 +338,8 @@ class Supervisor:
 
     def _is_ready(self, member: Member, functions: int) -> None:
         member.ready.set()
+        if not self._ending.is_set():
+            self._socks[member.index].listen(BACKLOG)  # it may have been withdrawn just now
         for other in self._members.values():
             if other.index == member.index and other is not member:
                 self._relay.say(other.number, "replaced")

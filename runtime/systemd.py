@@ -21,27 +21,34 @@ log = logging.getLogger("spaces.server")
 
 def tell_ready() -> None:
     """Say that requests are taken."""
-    _tell("READY=1", PATIENCE)
+    with _voice() as sock:
+        sock.settimeout(PATIENCE)
+        _tell(sock, "READY=1")
 
 
 async def watched(work: Callable[[], Awaitable[T]]) -> T:
-    """Do this; meanwhile systemd hears twice in `WatchdogSec` that the event loop goes round."""
+    """Do this; meanwhile systemd hears twice in `WatchdogSec` that the event loop goes round.
+
+    Also when no more files can be opened, which is no reason to end the process.
+    """
     loop = asyncio.get_running_loop()
     seconds = _seconds(os.environ)
     timer: asyncio.TimerHandle | None = None
+    with _voice() as sock:
+        sock.setblocking(False)
 
-    def beat(every: float) -> None:
-        nonlocal timer
-        _tell("WATCHDOG=1")
-        timer = loop.call_later(every, beat, every)
+        def beat(every: float) -> None:
+            nonlocal timer
+            _tell(sock, "WATCHDOG=1")
+            timer = loop.call_later(every, beat, every)
 
-    if seconds is not None:
-        beat(seconds / 2)
-    try:
-        return await work()
-    finally:
-        if timer is not None:
-            timer.cancel()
+        if seconds is not None:
+            beat(seconds / 2)
+        try:
+            return await work()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 def _seconds(environ: Mapping[str, str]) -> float | None:
@@ -52,13 +59,15 @@ def _seconds(environ: Mapping[str, str]) -> float | None:
     return int(text) / 1_000_000 if text.isdecimal() and int(text) else None
 
 
-def _tell(words: str, patience: float = 0.0) -> None:
+def _voice() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def _tell(sock: socket.socket, words: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(patience)
-            sock.sendto(words.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+        sock.sendto(words.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
     except OSError as error:
         log.warning("systemd cannot be told %s: %s", words, error)

@@ -14,6 +14,7 @@ from typing import Protocol
 from .generation import Generation, Worker
 from .process import Message
 
+LONG = 1.0  # seconds: what has run for so long may run for much longer
 SLICE = 0.05  # seconds that a worker goes on with our calls when another host waits for its place
 
 
@@ -65,7 +66,11 @@ class Turns:
 
     def is_over(self, worker: Worker) -> bool:
         """Whether a worker that has answered a call is to be given up now; then nothing more is owed."""
-        if (worker.busy or self._pool.waiting) and monotonic() < self._owed_from:
+        now = monotonic()
+        if (worker.busy or self._pool.waiting) and now < self._owed_from:
+            return False
+        if holds_long_calls(worker, now):  # waiting for these, it would be of use to nobody
+            self._owed_from = now + LONG
             return False
         self.owing = False
         return True
@@ -102,12 +107,18 @@ class Turns:
 
     def _give_up(self, generation: Generation, *, busy: bool) -> None:
         """Let go of an idle worker, or the next one that is; of one in use, once it has been for long enough."""
-        if any(worker.parting for worker in generation.workers):
-            return  # that one is for whoever waits
         idle = [worker for worker in generation.workers if not worker.busy and not worker.leaving]
         if idle and not self._pool.waiting:
             self.let_go(min(idle, key=lambda worker: worker.idle_since))
             return
+        if any(worker.parting for worker in generation.workers):
+            return  # that one is for whoever waits
         due = monotonic() + SLICE if busy else math.inf
         self._owed_from = min(due, self._owed_from) if self.owing else due
         self.owing = True
+
+
+def holds_long_calls(worker: Worker, now: float) -> bool:
+    """Whether a call in it may go on for long."""
+    calls = worker.channel.exchanges.values()
+    return any(call.streaming or now - call.started_at > LONG for call in calls)

@@ -216,7 +216,7 @@ class _Thread(threading.Thread):
         self.began.set()
         self._rested = not self._rested and time.monotonic() > self._changed_at + QUIET
         if self._rested:
-            self._watcher.wait(REST)
+            time.sleep(REST)
         return self._stopping or self._watcher.is_over()
 
     def run(self) -> None:

@@ -57,6 +57,7 @@ class Express:
         self._functions = spaces.Functions(host)
         self._found: dict[bytes, Found | None] = {}
         self._heads: dict[tuple[int, bytes], tuple[bytes, int] | None] = {}
+        self._recording: set[asyncio.Task[bytes]] = set()
 
     def begin(
         self, method: str, target: bytes, headers: Headers, body: bytes, scheme: str, client: tuple[str, int] | None
@@ -168,6 +169,13 @@ class Express:
             log_call(scope["method"], scope["path"], scope["call_id"].decode(), 202, monotonic() - began)
         return b"".join((_status_line(202), _fields(headers), b"\r\n"))
 
+    def record_later(self, request: Request, on_answer: Callable[[bytes], None]) -> None:
+        """Have `on_answer` called with the answer to a call that is to be recorded."""
+        task = asyncio.get_running_loop().create_task(self.record(request))
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+        task.add_done_callback(lambda task: None if task.cancelled() else on_answer(task.result()))
+
     def answer(self, exchange: Exchange, result: Result) -> bytes | None:
         """A whole answer as it is written; None for one that is to go the ordinary way: see `Begun`."""
         key = result.status, result.headers
@@ -235,8 +243,7 @@ class Arriving:
 
     def set_exception(self, error: Exception) -> None:
         if isinstance(error, IdTaken):  # by another host, in the same millisecond
-            task = asyncio.get_running_loop().create_task(self._express.record(self._request))
-            task.add_done_callback(lambda task: self.on_answer(task.result()))
+            self._express.record_later(self._request, self.on_answer)
             return
         error = error if isinstance(error, HostError) else HostError()
         self.on_answer(self._express.not_accepted(self._call, error, monotonic() - self._began))

@@ -77,6 +77,14 @@ class ExpressProtocol(HttpToolsProtocol):
             self._go_ordinary_way(pieces)
             super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What comes is no HTTP. Where a request before it waits for its answer, that is the last one."""
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+            return
+        last = self.pipeline[0][0] if self.pipeline else self.cycle
+        last.keep_alive = False
+
     def _go_ordinary_way(self, pieces: list[bytes]) -> None:
         self._pieces = None
         url, headers = self.url, self.headers

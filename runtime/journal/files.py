@@ -132,7 +132,8 @@ def explain(error: Exception, path: Path) -> JournalError:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: it can be made smaller
+    if not connection.execute("PRAGMA page_count").fetchone()[0]:  # of an old one it could not be changed
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # it can be made smaller
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA secure_delete = FAST")

@@ -8,6 +8,7 @@ half of what costs time is done once for each batch. One that is alone waits for
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Any
 
 from ..errors import JournalError
 from . import Told
+
+log = logging.getLogger("spaces.journal")
 
 
 def _nothing(*_: object) -> None:
@@ -136,7 +139,10 @@ class Lane:
                 self._done(report)
         finally:
             for operation in batch:
-                self._answer(operation)
+                try:
+                    self._answer(operation)
+                except Exception:
+                    log.exception("what came of a `%s` in the journal could not be told", operation.kind)
             self._heard += 1
             if self._state != "running":
                 self._wake.put(None)

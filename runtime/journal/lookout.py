@@ -56,6 +56,9 @@ class Lookout:
     async def _compare(self, ids: Collection[int]) -> None:
         version, marks = await self._ask("marks", (self._version, ids))
         if version == self._version:
+            new = [id for id in ids if id not in self._marks]
+            self._marks.update(dict.fromkeys(new))
+            self._watch.touch(new)
             return
         before, self._version, self._marks = self._marks, version, marks
         # Of one who came since the last look, it is not known what he has read: he reads again.

@@ -20,6 +20,8 @@ from .holders import holder_of
 EXPIRY = 60.0  # seconds that a claim lasts without being renewed, where the lock cannot be asked
 RENEWAL = EXPIRY / 3
 TURN_SECONDS = 0.5  # that one waits for its turn
+LOOK_EVERY = 1.0  # seconds between two looks at who has it, by one who goes on without
+HELD_FOR_LONG = 5.0  # seconds
 COMPLAIN_EVERY = 60.0  # seconds
 
 log = logging.getLogger("runtime.journal")
@@ -126,17 +128,18 @@ class Turn:
         self._path = folder / "turn"
         self._handle: int | None = None
         self._patience = TURN_SECONDS
-        self._complained_at = float("-inf")
+        self._looked_at = self._complained_at = float("-inf")
+        self._holder, self._held_since = "", 0.0
 
     def __enter__(self) -> None:
         try:
             if self._handle is None:
                 self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _lock(self._handle, self._patience)
-            self._patience = TURN_SECONDS
+            self._patience, self._holder = TURN_SECONDS, ""
         except BlockingIOError:
             self._patience = 0.0  # until it has been given back
-            self._complain()
+            self._look()
         except OSError:  # no folder yet, or a file system without locks
             pass
 
@@ -145,13 +148,17 @@ class Turn:
             with suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
 
-    def _complain(self) -> None:
+    def _look(self) -> None:
+        """See who has it; who has had it at every look for long is complained of."""
         now = time.monotonic()
-        if now - self._complained_at >= COMPLAIN_EVERY:
+        if now - self._looked_at < LOOK_EVERY:
+            return
+        self._looked_at, holder = now, holder_of(self._path)
+        if holder != self._holder:
+            self._holder, self._held_since = holder, now
+        elif now - self._held_since >= HELD_FOR_LONG and now - self._complained_at >= COMPLAIN_EVERY:
             self._complained_at = now
-            log.warning(
-                "the turn to write to the journal (%s) is not given back by %s", self._path, holder_of(self._path)
-            )
+            log.warning("the turn to write to the journal (%s) is not given back by %s", self._path, holder)
 
     def close(self) -> None:
         """Let go of the file."""

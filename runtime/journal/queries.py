@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from heapq import nlargest
 from itertools import islice
 from operator import attrgetter
+from time import monotonic
 from typing import Any
 
 from ..calls import Call, Entry, Event, Outcome, Status
@@ -118,10 +119,12 @@ def counts(connection: sqlite3.Connection, names: Names, now: float) -> Counts:
     return Counts(delayed + ready, running, waited, pending, dead)
 
 
-def delayed(connection: sqlite3.Connection, names: Names, _: None) -> dict[tuple[str, str], int]:
-    """How many calls of each function are to run later."""
+def delayed(connection: sqlite3.Connection, names: Names, _: None) -> tuple[dict[tuple[str, str], int], float]:
+    """How many calls of each function are to run later, and the seconds that it took to count them."""
+    began = monotonic()
     found = connection.execute(_DELAYED).fetchall()
-    return {(names.text(space), names.text(name)): count for space, name, count in found}
+    counted = {(names.text(space), names.text(name)): count for space, name, count in found}
+    return counted, monotonic() - began
 
 
 def first_beyond(

@@ -31,6 +31,8 @@ from .writer import REOPEN_SECONDS, Report, Times, Writer
 NOTE_SECONDS = 0.05  # how long a note may wait for other commits
 MAX_NOTED = 16 * 1024 * 1024  # bytes of notes that are kept until they are written; more are lost
 LOOK_SECONDS = 0.05  # for how long what is known of others' calls is good enough
+COUNT_EVERY, COUNT_WITHIN = 0.05, 2.0  # seconds between two counts of delayed calls: at least, and at most
+COUNTING = 20  # and in between, one part in so many of the time is spent on them
 _STEP = 200  # calls forgotten in one commit, and pages given back
 
 
@@ -64,6 +66,8 @@ class SQLiteJournal:
         self._stale = True
         self._looked_at = float("-inf")
         self._look_gap = 0.0  # seconds: so long after a look the next one costs too much
+        self._delayed: dict[tuple[str, str], int] = {}  # when they were counted last
+        self._count_again_at = float("-inf")
         self._ringer = None if bell is None else Teller(lambda news: bell.ring(encode(news)))
         self._ear = Teller(self._pass_on, lambda: self._look_gap)
         self._on_news: Callable[[News], None] = _nobody
@@ -128,9 +132,12 @@ class SQLiteJournal:
         return {function: count for function, count in self._waiting.items() if count > 0}
 
     async def delayed(self) -> dict[tuple[str, str], int]:
-        """How many calls of each function are to run later."""
-        found: dict[tuple[str, str], int] = await self._read("delayed", None)
-        return found
+        """How many calls of each function are to run later. The same object where they were counted just before."""
+        if self._uptime() >= self._count_again_at:
+            self._delayed, seconds = await self._read("delayed", None)
+            gap = min(COUNT_WITHIN, max(COUNT_EVERY, seconds * COUNTING))
+            self._count_again_at = self._uptime() + gap
+        return self._delayed
 
     async def next_due(self) -> float | None:
         """When the next delayed call or delivery is due."""
@@ -238,8 +245,8 @@ class SQLiteJournal:
         return await self._watch.changed(id, timeout)
 
     def wake(self) -> None:
-        """Nobody is to wait any longer."""
-        self._watch.wake_all()
+        """Nobody is to wait any longer, nor who is just about to."""
+        self._watch.touch_all()
 
     # What others do.
 

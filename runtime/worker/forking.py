@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from os import _exit, fork, waitpid
 from signal import (
     ITIMER_PROF,
@@ -42,7 +43,7 @@ def forking_is_unsafe(ours: Iterable[int]) -> str | None:
         waitpid(pid, 0)
     names = [thread.name for thread in all_threads() if thread is not main_thread()]
     for _ in range(0 if names else THREAD_END_MS):  # a thread that was joined is still there for a moment
-        if process.threads() == 1:
+        if process.threads() <= 1:
             break
         sleep(0.001)
     if process.threads() > 1:
@@ -66,6 +67,8 @@ def settle(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal(number, handler)
     process.adopt_orphans()
+    with suppress(AttributeError):  # Python from 3.13 on does it at a fork, which ours leaves out (`at_fork.py`)
+        main_thread()._set_native_id()  # type: ignore[attr-defined]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # so that siblings draw other numbers

@@ -118,11 +118,11 @@ def _stat(pid: int) -> list[str]:
 
 
 def threads() -> int:
-    """How many OS threads this process has."""
+    """How many OS threads this process has; 0 where that cannot be found out."""
     try:
         return len(listdir("/proc/self/task"))
     except OSError:
-        return 1
+        return 0
 
 
 def open_sockets(ours: Iterable[int]) -> int:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import _exit, close, dup2, fstat, getpid
-from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, send_fds, socket, socketpair
+from socket import AF_UNIX, MSG_CTRUNC, SOCK_SEQPACKET, SOCK_STREAM, send_fds, socket, socketpair
 from typing import Any, NamedTuple, NoReturn
 
 from . import handler, loop, output, process, rehearsal
@@ -21,6 +21,7 @@ from .places import Places
 
 SPARE_AFTER_MS = 20  # so long after a fork that was asked for, nobody is likely to be kept waiting by another one
 PAGE = 1024 * 1024
+CUT_SHORT = int(MSG_CTRUNC)
 
 
 class Spare(NamedTuple):
@@ -88,12 +89,13 @@ class FunctionZygote(Parent):
         self.patience_ms = None
         if self._spare is not None:
             return
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-        try:
-            with theirs:
-                self._spare = Spare(*self.fork(lambda: self._wait(ours, theirs)), ours)
-        except OSError:  # the fork that somebody waits for may say why
-            ours.close()
+        with suppress(OSError):  # the fork that somebody waits for may say why
+            ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+            try:
+                with theirs:
+                    self._spare = Spare(*self.fork(lambda: self._wait(ours, theirs)), ours)
+            except OSError:
+                ours.close()
 
     def seat(self, control: socket, number: int = 0, host: int | None = None) -> Seat:
         seat = super().seat(control, number, host)
@@ -135,9 +137,9 @@ class FunctionZygote(Parent):
         ours.close()
         self._settle()
         self._rehearse()
-        data, fds, _ = receive_with(theirs, 1)
-        if not data:
-            _exit(0)
+        data, fds, flags = receive_with(theirs, 1)
+        if not data or flags & CUT_SHORT:  # an import may have left no room for all of them
+            _exit(1 if data else 0)
         theirs.close()
         self._work(fds)
 

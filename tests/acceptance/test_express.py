@@ -276,3 +276,14 @@ def test_the_end_of_the_host(site: Site, tmp_path: Path, engine: str) -> None:
         assert connection.answer().body == b"done"
         assert connection.at_end()
     assert host.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("target", [f"{TARGET}?after=0.2", "/spaces/demo/functions/answers/async-invoke"])
+def test_what_is_no_request_comes_after_the_answers_to_those_before_it(host: Running, target: str) -> None:
+    """Who sends several at once must not take the refusal of one for the answer to another."""
+    with Connection(host.url) as connection:
+        request = f"POST {target} HTTP/1.1\r\nHost: {connection.authority}\r\nContent-Length: 2\r\n\r\n{{}}"
+        connection.send(request, "no request at all\r\n\r\n")
+        assert connection.answer().status in (200, 202)
+        if not connection.at_end():
+            connection.close()

@@ -245,6 +245,39 @@ def test_a_stream_that_breaks_for_a_client_library(client: httpx2.Client) -> Non
         client.get("/spaces/demo/functions/breaks/invoke")
 
 
+@pytest.mark.parametrize("path", ["/spaces/demo/functions/none/invoke", "/\xff"])
+def test_a_refused_upload_that_goes_on(raw: Raw, path: str) -> None:
+    """What comes of a body after its answer is not missed; the connection's other requests go on."""
+    stream = raw.http.get_next_available_stream_id()
+    fields = {":method": "POST", ":scheme": "http", ":authority": raw.authority, ":path": path}
+    raw.http.send_headers(stream, [(name, value.encode("latin-1")) for name, value in fields.items()])
+    raw.flush()
+    if path.isascii():
+        raw.until(h2.events.StreamEnded, stream)
+    else:
+        raw.until(h2.events.StreamReset, stream)
+    for _ in range(2 if path.isascii() else 0):
+        raw.http.send_data(stream, b"x" * 1000)
+        raw.flush()
+    after = raw.get(INVOKE)
+
+    assert raw.until(h2.events.StreamEnded, after)
+
+
+def test_a_refused_upload_in_many_pieces(raw: Raw) -> None:
+    """More at once than waits for an application, which is answered without reading any."""
+    stream = raw.http.get_next_available_stream_id()
+    fields = {":method": "POST", ":scheme": "http", ":authority": raw.authority, ":path": INVOKE + "/%zz"}
+    raw.http.send_headers(stream, list(fields.items()))
+    for _ in range(40):
+        raw.http.send_data(stream, b"x")
+    raw.flush()
+    raw.until(h2.events.StreamEnded, stream)
+    after = raw.get(INVOKE)
+
+    assert raw.until(h2.events.StreamEnded, after)
+
+
 @pytest.mark.parametrize("size", [60_000, 5 * MIB])
 def test_a_client_that_goes_in_the_middle_of_an_answer(site: Site, size: int) -> None:
     """Nothing waits for it any more: the host can end at once."""

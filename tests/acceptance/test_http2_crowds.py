@@ -29,6 +29,7 @@ SHORT = """
 import sys
 from runtime import cli, stragglers
 stragglers.UNTAKEN = float(sys.argv.pop(1))
+stragglers.SLOWEST = 1024 * 1024
 sys.exit(cli.main())
 """
 COUNTS = """
@@ -49,6 +50,10 @@ STEPS = """
             time.sleep(0.005)
         return {"done": True}
     """
+ECHO = """
+    def handle(function_call_info):
+        return function_call_info.body
+    """
 AT = "/spaces/demo/functions"
 
 
@@ -63,6 +68,7 @@ class Short:
         certificate.cert_chain_pems[0].write_to_path(str(site.root / "cert.pem"))
         site.write("demo/counts.py", COUNTS)
         site.write("demo/steps.py", STEPS)
+        site.write("demo/echo.py", ECHO)
         self._running: list[Running] = []
 
     def start(self, untaken: float = 0.5, *, http3: bool = False) -> Running:

@@ -222,6 +222,17 @@ async def test_too_many_that_are_to_run_later_are_refused(tmp_path: Path) -> Non
                 await anyio.sleep(0.01)
 
 
+async def test_what_is_due_already_is_not_to_run_later(tmp_path: Path) -> None:
+    """It is not refused since too many are."""
+    async with playing(tmp_path, one=function("one", max_workers=1, max_queued=2)) as stage:
+        for _ in range(2):
+            await stage.submit("one", run_at=time.time() + 1000)
+        for at in (time.time(), time.time() - 1000):
+            await stage.submit("one", run_at=at)
+        with pytest.raises(Overloaded, match="max_queued"):
+            await stage.submit("one", run_at=time.time() + 1000)
+
+
 async def test_a_delayed_call_starts_when_it_is_due(tmp_path: Path) -> None:
     """Not before."""
     async with playing(tmp_path) as stage:

@@ -324,3 +324,93 @@ async def test_a_socket_is_handed_over_with_its_list() -> None:
 
     assert data == b'["numpy","pandas"]'
     assert len(handles) == 1
+
+
+async def test_whether_a_member_is_there_waits_for_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many came before the question, and however long each takes."""
+    monkeypatch.setattr(module, "TURN", 0.0)
+    heard: list[bytes] = []
+    async with family(1) as all_of_them:
+        link = all_of_them.links[0]
+        link.subscribe("news", heard.append)
+        line = all_of_them.relay._lines[0]
+        for _ in range(1000):
+            line.send(module.Frame("news", "news", b"x"))
+        all_of_them.relay.say(0, module.ASK)
+        await until(lambda: all_of_them.words)
+        before = len(heard)
+        await until(lambda: len(heard) == 1000)
+
+    assert all_of_them.words == [(0, module.HERE, b"")]
+    assert before < 500
+
+
+@pytest.mark.parametrize(("name", "most"), [("WAITING", 10), ("BUFFERED", 1000)])
+async def test_news_that_come_faster_than_they_are_heard_are_dropped(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there is no room for; what else is said is not."""
+    monkeypatch.setattr(module, "TURN", 0.0)
+    monkeypatch.setattr(module, name, most)
+    heard: list[str] = []
+    ours, theirs = socket.socketpair()
+    line = module.Line(lambda frame: heard.append(frame.topic), lambda: heard.append("end"))
+    frames = [module.Frame("news", "news", b"x" * 90)] * 100 + [module.Frame("word", "word")]
+    encoded = list(map(msgspec.msgpack.encode, frames))
+    with theirs:
+        theirs.send(b"".join(len(frame).to_bytes(module.LENGTH, "big") + frame for frame in encoded))
+        theirs.shutdown(socket.SHUT_WR)
+        await line.open(ours)
+        await until(lambda: "end" in heard)
+
+    assert 9 <= heard.count("news") <= 11
+    assert heard[-2:] == ["word", "end"]
+
+
+async def test_news_are_heard_again_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was heard takes none."""
+    monkeypatch.setattr(module, "WAITING", 2)
+    monkeypatch.setattr(module, "BUFFERED", 200)
+    heard: list[bytes] = []
+    async with family(2) as all_of_them:
+        one, two = all_of_them.links
+        two.subscribe("news", heard.append)
+        for number in range(20):
+            one.publish("news", b"x" * 100)
+            await until(lambda number=number: len(heard) == number + 1)
+
+    assert len(heard) == 20
+
+
+async def test_who_fails_at_a_later_part_is_not_waited_for() -> None:
+    """The parts before it are there; the event loop tells of it, once."""
+    mishaps: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: mishaps.append(context["exception"]))
+
+    def say() -> Iterator[bytes]:
+        yield b"part"
+        raise ValueError("a mistake of ours")
+
+    async with family(2) as all_of_them:
+        one, two = all_of_them.links
+        two.answer_in_parts("question", say)
+        with anyio.fail_after(FOREVER):
+            answers = await one.gather("question", 1e6)
+    loop.set_exception_handler(handler)
+
+    assert answers == [b"part"]
+    assert [str(mishap) for mishap in mishaps] == ["a mistake of ours"]
+
+
+async def test_that_an_answer_is_over_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where parts of it were: whoever asks is not to wait for more."""
+    monkeypatch.setattr(module, "BUFFERED", -1)
+    async with family(2) as all_of_them:
+        two = all_of_them.links[1]
+        sent = two._line.send(module.Frame("answer", "question", None, 1, 0))  # type: ignore[union-attr]
+        done = all_of_them.relay._lines[0].send(module.Frame("done", "", number=1))
+
+    assert sent
+    assert done

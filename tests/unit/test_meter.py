@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import telemetry
 from runtime.exposition import PIECE
-from runtime.meter import NOW, SHOWN, Meter
+from runtime.meter import JOINING, NOW, PATIENCE, SHOWN, Meter
 from runtime.share import Share
 from runtime.telemetry import OTHER, Figures
 
@@ -148,6 +148,42 @@ async def test_what_a_process_had_counted_outlives_it() -> None:
     assert await again.calls() == {"one": 4}
     del wire.ends[0], wire.ends[2]
     assert await again.calls() == {"one": 4}
+
+
+async def test_who_missed_what_was_counted_before_him_hears_of_it() -> None:
+    """From whoever is asked next: his counters do not stay below the others'."""
+    wire = Wire()
+    first, second = await Member.join(wire, 0), await Member.join(wire, 1)
+    first.call("one")
+    first.call("one")
+    assert await second.calls() == {"one": 2}
+    again = Member(wire.end(0))
+    says, wire.ends[1].says = wire.ends[1].says, {}
+    await again.meter.join()
+    wire.ends[1].says = says
+    again.call("one")
+    await again.calls()
+    assert await second.calls() == {"one": 2}
+
+    assert await again.calls() == {"one": 2}
+
+
+async def test_who_begins_waits_longer_for_what_was_counted_before() -> None:
+    """It is told in many parts, and what comes late is lost for good."""
+    wire = Wire()
+    member = Member(wire.end(0))
+    waited: list[float] = []
+    gather = wire.ends[0].gather
+
+    async def gathered(topic: str, timeout: float) -> list[bytes]:
+        waited.append(timeout)
+        return await gather(topic, timeout)
+
+    wire.ends[0].gather = gathered  # type: ignore[method-assign]
+    await member.meter.join()
+    await member.text()
+
+    assert waited == [JOINING, PATIENCE]
 
 
 async def test_nothing_is_lost_of_a_process_that_is_told_to_end() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from runtime.stragglers import UNTAKEN, Stragglers
+from runtime.protocols import Buffer, Http2
+from runtime.stragglers import LONGEST, UNTAKEN, Stragglers, patience
 
 HEAD_TIME = 75.0
+MIB = 1024 * 1024
 
 
 class Transport:
@@ -122,7 +125,7 @@ def test_a_stream_that_is_not_taken(transport: Transport, taken: list[int]) -> N
     def itself(transport: Transport) -> asyncio.WriteTransport:
         return transport  # type: ignore[return-value]
 
-    stragglers = Stragglers([transport], itself, streams=lambda _: [(7, far, lambda: cut.append(7))])
+    stragglers = Stragglers([transport], itself, streams=lambda _: [(7, far, lambda: cut.append(7), UNTAKEN)])
     stragglers.look(0)
     far = taken[1]
     stragglers.look(UNTAKEN - 1)
@@ -132,6 +135,66 @@ def test_a_stream_that_is_not_taken(transport: Transport, taken: list[int]) -> N
     assert early == []
     assert cut == ([7] if taken == [0, 0] else [])
     assert not transport.aborted
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds"), [(65_535, UNTAKEN), (10 * MIB, 5 * 1024), (400 * 1024, 200.0), (2**31 - 1, LONGEST)]
+)
+def test_the_patience_with_a_window(window: int, seconds: float) -> None:
+    """Time to read half of it slowly, and not for ever."""
+    assert patience(window, by_itself=True) == min(seconds, LONGEST)
+
+
+@pytest.mark.parametrize(("window", "early"), [(65_535, [7]), (10 * MIB, [])])
+def test_a_stream_with_a_large_window(transport: Transport, window: int, early: list[int]) -> None:
+    """Its client may take long before it says that it has taken something."""
+    cut: list[int] = []
+
+    def itself(transport: Transport) -> asyncio.WriteTransport:
+        return transport  # type: ignore[return-value]
+
+    time = patience(window, by_itself=True)
+    stragglers = Stragglers([transport], itself, streams=lambda _: [(7, 0, lambda: cut.append(7), time)])
+    stragglers.look(0)
+    stragglers.look(UNTAKEN + 1)
+    seen = list(cut)
+    stragglers.look(LONGEST)
+
+    assert (seen, 7 in cut) == (early, True)
+
+
+def http2(initial: int, connection: int, **streams: int) -> Http2:
+    """One whose client has these windows, for each stream and for all; something waits on each."""
+    http = Http2.__new__(Http2)
+    http.closed, http.task_group, http.stream_buffers = False, MagicMock(), {}
+    http.connection = MagicMock(outbound_flow_control_window=connection, streams={})
+    http.connection.remote_settings.initial_window_size = initial
+    for number, window in enumerate(streams.values()):
+        http.stream_buffers[number] = Buffer(MagicMock())
+        http.stream_buffers[number].buffer.extend(b"waits")
+        http.connection.streams[number] = MagicMock(outbound_flow_control_window=window)
+    return http
+
+
+def test_the_patience_of_http2() -> None:
+    """As long as its client's windows ask for; one for which others left no room outlasts them."""
+    small, large = http2(65_535, 10, own=0), http2(10 * MIB, 10, own=0)
+    beside = http2(65_535, 0, paused=0, read=65_535)
+
+    assert [each[3] for each in small.held_up()] == [UNTAKEN]
+    assert [each[3] for each in large.held_up()] == [LONGEST]
+    assert [each[3] for each in beside.held_up()] == [UNTAKEN, UNTAKEN + LONGEST]
+
+
+@pytest.mark.anyio
+async def test_a_window_that_has_grown() -> None:
+    """It counts as one that was large from the beginning."""
+    http = http2(65_535, 10, first=0, second=400 * 1024)
+    http.priority, http.has_data = MagicMock(), AsyncMock()
+    await http._window_updated(1)
+    http.connection.streams[1].outbound_flow_control_window = 0
+
+    assert [each[3] for each in http.held_up()] == [UNTAKEN, 200.0]
 
 
 def test_a_closed_socket(transport: Transport) -> None:

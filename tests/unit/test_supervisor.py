@@ -170,6 +170,47 @@ async def test_a_member_that_is_stopped_is_killed(
     assert "hangs, since it is stopped: it is killed" in caplog.text
 
 
+async def test_a_member_that_answers_at_last_is_not_killed(
+    supervisor: Supervisor, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Where it was is in the log."""
+    monkeypatch.setattr("runtime.supervisor.DUMP_WAIT", 0.01)
+    monkeypatch.setattr("runtime.supervisor.STACK_SIGNAL", signal.SIGCONT)
+    member = supervisor._members[1] = Member(1, 0, process, os.memfd_create("faults"))
+    os.write(member.faults, b"in slow")
+    member.missed = HANGS
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor._put_down, member)
+        await anyio.lowlevel.checkpoint()
+        supervisor._told(1, "here", b"")
+    os.close(member.faults)
+
+    assert process.poll() is None
+    [record] = caplog.records
+    assert "answers again" in record.getMessage()
+    assert record.stack == "in slow"  # type: ignore[attr-defined]
+
+
+async def test_a_member_that_ends_while_it_is_put_down_is_left_alone(
+    supervisor: Supervisor, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Even in the last moment."""
+    monkeypatch.setattr("runtime.supervisor.DUMP_WAIT", 0.0)
+    monkeypatch.setattr("runtime.supervisor.STACK_SIGNAL", signal.SIGCONT)
+    member = supervisor._members[1] = Member(1, 0, process, -1)
+    member.ended.set()
+    await supervisor._put_down(member)
+
+    assert not caplog.records
+
+
+async def test_of_a_file_that_is_closed_nothing_is_read(process: subprocess.Popen[bytes]) -> None:
+    """It is no error."""
+    assert Member(1, 0, process, -1).fault() is None
+
+
 async def test_a_member_that_answers_is_left_alone(asking: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it runs."""
     handed: list[int] = []
@@ -216,6 +257,44 @@ async def test_nobody_waits_for_ever_for_a_member_that_begins(
 
         await until(lambda: not listens(sock))
         assert listens(other)
+
+
+async def test_who_is_ready_takes_connections(supervisor: Supervisor, process: subprocess.Popen[bytes]) -> None:
+    """Also where its place was given up just before that was heard; and not any more where all end."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        supervisor._socks, supervisor._unannounced = (sock,), set()
+        supervisor._members[1] = Member(1, 0, process, -1)
+        supervisor._withdraw(0)
+        assert not listens(sock)
+        supervisor._told(1, "ready", b"3")
+        assert listens(sock)
+        socket.create_connection(sock.getsockname()).close()
+        sock.shutdown(socket.SHUT_RD)
+        supervisor._ending.set()
+        supervisor._told(1, "ready", b"3")
+
+        assert not listens(sock)
+
+
+async def test_a_member_that_never_gets_ready_is_replaced(
+    asking: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it answers; the log says so, once. One that is ready, or is among the first, is left alone."""
+    begun_as(monkeypatch, "sleep", "1000")
+    asking._unannounced = {2}
+    late, ready, first = [await asking._start(index) for index in range(3)]
+    ready.ready.set()
+    monkeypatch.setattr("runtime.supervisor.NEVER", 0.0)
+    with anyio.fail_after(FOREVER):
+        await late.ended.wait()
+    await anyio.sleep(0.05)
+
+    assert late.leaving.is_set()
+    assert not ready.ended.is_set()
+    assert not first.ended.is_set()
+    assert [record.getMessage() for record in caplog.records].count(
+        f"host process {late.process.pid} is not ready after 0 seconds: it is killed"
+    ) == 1
 
 
 def listens(sock: socket.socket) -> bool:

@@ -124,3 +124,22 @@ async def test_errors_come_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(LookupError):
         await watched(work)
+
+
+async def test_it_hears_that_we_live_although_no_more_files_can_be_opened(
+    heard: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that has as many connections as it may is not one that hangs."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+
+    async def serve() -> None:
+        def full(*_: object) -> socket.socket:
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", full)
+            for _ in range(waiting(heard) + 5):
+                heard.setblocking(True)
+                await anyio.to_thread.run_sync(heard.recv, 100)
+
+    await watched(serve)

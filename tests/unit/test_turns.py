@@ -212,6 +212,35 @@ async def test_a_worker_with_other_calls_goes_over_after_them(make: MakeStage) -
     assert not stage.pool.stats.deaths
 
 
+async def test_a_worker_with_a_long_call_goes_on(make: MakeStage) -> None:
+    """If it waited for the end of that to go over, it would be of use to nobody; it goes once it is without."""
+    stage = make("async", max_workers=1, concurrency=3)
+    zygote(stage).refuses_to_give = False
+    stream = stage.lease()
+    reader = stage.client(stream)
+    short = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    streams = [worker.take_one(), worker.take_one()]
+    worker.head(streams[0])
+    tell(stage, "wanted", busy=True)
+    await stage.sleep(2 * SLICE)
+    worker.answer(streams[1])
+    again_short = stage.call()
+    await stage.settle()
+    worker.answer(worker.take_one())
+    assert [type(await client) for client in (short, again_short)] == [Result] * 2
+    assert zygote(stage).given == []
+
+    await stage.sleep(2.0)
+    worker.end(streams[0])
+    await stage.settle()
+
+    assert await reader == b""
+    assert len(zygote(stage).given) == 1
+    hang_up(zygote(stage).given[0][1])
+
+
 async def test_a_minimum_is_kept_after_a_worker_has_gone_over(make: MakeStage) -> None:
     """As after one that has died: by asking again, soon."""
     stage = make(min_workers=1, max_workers=1)

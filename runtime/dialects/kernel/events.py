@@ -84,10 +84,9 @@ class EventStream(Response):
                 continue
             elif self._host.stopping:
                 raise Draining("the host is ending; follow the invocation again to go on")
-            else:
-                while not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
-                    await _send(send, _event("sse_heartbeat", time.time()))
-                    silent_since = anyio.current_time()
+            elif not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
+                await _send(send, _event("sse_heartbeat", time.time()))
+                silent_since = anyio.current_time()
 
     async def _state(self, entry: Entry) -> bytes:
         """The state, unless it was told already."""

@@ -69,10 +69,9 @@ class EventStream(Response):
                 return
             elif self._host.stopping:
                 return
-            else:
-                while not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
-                    await _send(send, b":\n\n")
-                    silent_since = anyio.current_time()
+            elif not await journal.changed(self._id, silent_since + HEARTBEAT - anyio.current_time()):
+                await _send(send, b":\n\n")
+                silent_since = anyio.current_time()
 
 
 def _event(kind: str, data: dict[str, Any], number: int | None) -> bytes:

@@ -114,3 +114,22 @@ async def test_what_is_asked_on_hearing_of_the_last_is_done_too() -> None:
         asyncio.get_running_loop().call_later(0.05, thread.let.set)
 
     assert [kind for batch in thread.batches for kind in batch] == ["a", "put right"]
+
+
+async def test_one_who_is_told_and_fails_keeps_nobody_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged; the others of the batch are answered, and the lane ends as ever."""
+
+    class Failing:
+        def cancelled(self) -> bool:
+            return False
+
+        def set_result(self, result: Any) -> None:
+            raise ZeroDivisionError
+
+        set_exception = set_result
+
+    async with working(Thread()) as lane:
+        lane.begin("a", None, Failing())
+        assert await lane.ask("b") == "B"
+
+    assert "what came of a `a` in the journal could not be told" in caplog.text

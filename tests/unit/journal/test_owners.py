@@ -144,8 +144,10 @@ def test_where_there_are_no_turns_nobody_waits(tmp_path: Path) -> None:
 def test_who_is_stopped_in_its_turn_holds_nobody_up(
     asker: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next goes on without, having waited once, and says who it is; until it is given back."""
+    """The next goes on without, having waited once, and says who it is if it stays so; until it is given back."""
     monkeypatch.setattr(owners, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(owners, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(owners, "HELD_FOR_LONG", 0.0)
     stopped, turn = Turn(asker.folder), Turn(asker.folder)
     patience = []
     with stopped:
@@ -159,3 +161,23 @@ def test_who_is_stopped_in_its_turn_holds_nobody_up(
 
     assert patience == [0.0, 0.0, 0.01]
     assert [f"process {os.getpid()} (" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_who_has_the_turn_often_is_not_complained_of(
+    asker: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are several that work, of whom one or another has it whenever somebody looks."""
+    monkeypatch.setattr(owners, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(owners, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(owners, "HELD_FOR_LONG", 0.0)
+    holders = iter(["process 1", "process 2"] * 2)
+    monkeypatch.setattr(owners, "holder_of", lambda path: next(holders))
+    one, turn = Turn(asker.folder), Turn(asker.folder)
+    with one:
+        for _ in range(4):
+            with turn:
+                pass
+    for each in (one, turn):
+        each.close()
+
+    assert caplog.records == []
