@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from os import _exit, fork, waitpid
 from signal import (
     ITIMER_PROF,
@@ -67,8 +66,6 @@ def settle(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal(number, handler)
     process.adopt_orphans()
-    with suppress(AttributeError):  # Python from 3.13 on does it at a fork, which ours leaves out (`at_fork.py`)
-        main_thread()._set_native_id()  # type: ignore[attr-defined]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # so that siblings draw other numbers
