@@ -159,7 +159,7 @@ class Worker:
         *,
         most: int,
         wanted: bool,
-        ahead: bool = False,
+        ahead: bool,
     ) -> Worker:
         """A new process; OSError when there are no descriptors for it.
 
@@ -197,15 +197,15 @@ class Worker:
         sockets = self.channel.sockets
         if sockets is None or self.leaving or self.process.doomed or not self.is_ready:
             return False
-        generation, last = self.generation, self.channel.last_stream
+        zygote, last, fresh = self.generation.zygote, self.channel.last_stream, self.generation.fresh
         try:
-            if not generation.zygote.give(self.process, sockets, last_stream=last, fresh=generation.fresh):
+            if not zygote.give(self.process, sockets, last_stream=last, fresh=fresh):
                 return False
         except OSError:  # there are no descriptors to send
             return False
         self.is_gone = self.leaving = True
         self._home.removed(self)
-        generation.workers.discard(self)
+        self.generation.workers.discard(self)
         self.channel.close()
         self.process.finished(None, "another host has it")
         return True
@@ -222,6 +222,7 @@ class Worker:
     def discard(self) -> None:
         """End one that has run nothing, without its exit handlers: it has nothing to clean up."""
         self.leaving = True
+        self.channel.close()  # nobody is to hear of its end: the host may have ended by then
         self._kill()
 
     @property
@@ -379,10 +380,11 @@ class Worker:
         self.channel.drain()
         unstarted = self._unstarted + self.channel.take_back()
         self.channel.close()
-        reason = self.process.reason()
         generation = self.generation
         generation.workers.discard(self)
-        error: HostError = WorkerDied(f"the function's process ended in the middle of the call: {reason}")
+        error: HostError = WorkerDied(
+            f"the function's process ended in the middle of the call: {self.process.reason()}"
+        )
         if not self.is_ready:
             error = self.start_failure
             unstarted += [exchange for exchange in self.channel.exchanges.values() if not exchange.over]

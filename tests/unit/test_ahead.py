@@ -118,6 +118,7 @@ async def test_a_spare_ends_with_its_generation(make: MakeStage) -> None:
     [spare] = spares(stage)
 
     stage.swap()
+    assert spare.channel.recv(1) == b""  # at once: of its end nobody hears, who may have ended by then
     await stage.settle()
     assert spare.process.killed
     assert not spare.alive
