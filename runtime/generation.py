@@ -134,16 +134,14 @@ class Worker:
         wanted: bool = False,
         ahead: bool = False,
     ) -> None:
-        self.generation = generation
-        self.capacity = generation.capacity
+        self.generation, self.capacity = generation, generation.capacity
         self.process = process
         self.wanted = wanted
         self.is_ready = self.has_answered = False
         self.leaving = self.is_gone = False
         self.parting = False  # it goes to another host as soon as it has no calls
         self._unstarted: list[Exchange] = []
-        self._home = home
-        self._loop = loop
+        self._home, self._loop = home, loop
         self.channel = Channel(channel, self, loop, queue, last_stream)
         self._is_spare = ahead
         if not ahead:
