@@ -30,6 +30,8 @@ from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
+IDS = CallIds()  # of all hosts in one test: two could draw the same number in the same millisecond
+
 
 def function(name: str, **settings: Any) -> Function:
     """A sync one."""
@@ -52,7 +54,7 @@ class Stage:
     def __init__(self, state: Path, share: Share = WHOLE) -> None:
         self.state = state
         self.functions = {name: function(name, max_workers=2) for name in ("a", "b")}
-        self.ids = CallIds()
+        self.ids = IDS
         self.running: dict[int, Exchange] = {}
         self.begun: list[int] = []
         self.refuse: Callable[[Call], None] = lambda call: None
