@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -511,11 +511,18 @@ def test_a_place_that_stays_empty(site: Site, engine: str) -> None:
     file.rename(gone)
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: host.log.count("certificate.pem: No such file") >= 3, f"failures\n{host.log}")
-    assert len(takers(host, 20)) == 1
+    eventually(lambda: served_by_one(host), "connections that go to the other")
     gone.rename(file)
 
     eventually(lambda: len(takers(host, 4)) == 2, f"another in its place\n{host.log}")
     assert host.stop() == 0
+
+
+def served_by_one(host: Running) -> bool:
+    """Whether all connections are taken; one may be refused in the very moment in which an empty place is shut."""
+    with suppress(ConnectionError):
+        return len(takers(host, 20)) == 1
+    return False
 
 
 def takers(host: Running, connections: int) -> set[int]:
