@@ -125,7 +125,7 @@ class Channel:
         loop.add_reader(sock, self._readable)
 
     def start(self, exchange: Exchange, deadline: float) -> bool:
-        """Send a call; `deadline` in seconds since the epoch. False when its queue has no room now."""
+        """Send a call; `deadline` in seconds since the epoch. False when it has no room now, or is gone."""
         call = exchange.call
         stream = self.last_stream = (self.last_stream + 1) & 0xFFFFFFFF or 1
         length = exchange.size

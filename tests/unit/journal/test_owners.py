@@ -141,13 +141,17 @@ def test_where_there_are_no_turns_nobody_waits(tmp_path: Path) -> None:
     assert made
 
 
+def be_impatient(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has the turn at two looks has had it for long."""
+    for name, seconds in (("TURN_SECONDS", 0.01), ("LOOK_EVERY", 0.0), ("HELD_FOR_LONG", 0.0)):
+        patch.setattr(owners, name, seconds)
+
+
 def test_who_is_stopped_in_its_turn_holds_nobody_up(
     asker: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next goes on without, having waited once, and says who it is if it stays so; until it is given back."""
-    monkeypatch.setattr(owners, "TURN_SECONDS", 0.01)
-    monkeypatch.setattr(owners, "LOOK_EVERY", 0.0)
-    monkeypatch.setattr(owners, "HELD_FOR_LONG", 0.0)
+    be_impatient(monkeypatch)
     stopped, turn = Turn(asker.folder), Turn(asker.folder)
     patience = []
     with stopped:
@@ -167,9 +171,7 @@ def test_who_has_the_turn_often_is_not_complained_of(
     asker: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are several that work, of whom one or another has it whenever somebody looks."""
-    monkeypatch.setattr(owners, "TURN_SECONDS", 0.01)
-    monkeypatch.setattr(owners, "LOOK_EVERY", 0.0)
-    monkeypatch.setattr(owners, "HELD_FOR_LONG", 0.0)
+    be_impatient(monkeypatch)
     holders = iter(["process 1", "process 2"] * 2)
     monkeypatch.setattr(owners, "holder_of", lambda path: next(holders))
     one, turn = Turn(asker.folder), Turn(asker.folder)
