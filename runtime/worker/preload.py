@@ -14,7 +14,7 @@ from socket import send_fds, socket
 from time import sleep
 
 from . import handler, process
-from .forking import be_undisturbed, forking_is_unsafe
+from .forking import be_undisturbed, calm_collector, forking_is_unsafe
 from .parent import encode
 
 MAIN = sys.argv[0]  # an import may change it
@@ -27,7 +27,8 @@ def preload(names: Sequence[str], door: socket) -> None:
         send_fds(door, [encode({"op": "importing", "name": name})], ())
         why = None
         try:
-            import_module(name)
+            with calm_collector():
+                import_module(name)
         except BaseException as error:
             why = handler.describe_error(error)["message"]
         finally:

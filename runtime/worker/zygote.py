@@ -15,7 +15,7 @@ from socket import AF_UNIX, MSG_CTRUNC, SOCK_SEQPACKET, SOCK_STREAM, send_fds, s
 from typing import Any, NamedTuple, NoReturn
 
 from . import handler, loop, output, process, rehearsal
-from .forking import be_undisturbed, forking_is_unsafe, settle
+from .forking import be_undisturbed, calm_collector, forking_is_unsafe, settle
 from .parent import Message, Parent, Seat, encode, from_json, receive, receive_with
 from .places import Places
 
@@ -164,7 +164,8 @@ def load(spec_fd: int, output_fd: int) -> handler.Handler:
     os.chdir(spec["folder"])
     pid = getpid()
     try:
-        return handler.load(spec)
+        with calm_collector():
+            return handler.load(spec)
     finally:
         if getpid() != pid:  # a child that the import forked must not be a second one of us
             _exit(0)
