@@ -91,21 +91,27 @@ class Records:
         connection = sqlite3.connect(
             self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
         os.chmod(self._path, 0o600)
         _keep_a_log(connection)
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = FAST")
         self._migrate(connection)
-        self._connection = connection
-        return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(self._migrations):
             connection.execute("ROLLBACK")
-            connection.close()
             raise RecordsError(f"{self._path.name} was written by a newer version of this program; update this one")
         for step in self._migrations[version:]:
             for statement in step:

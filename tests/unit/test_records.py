@@ -117,6 +117,30 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"hello")
 
 
+@pytest.mark.parametrize("content", [b"hello, I am a text" * 100, b"newer"], ids=["no database", "newer"])
+async def test_a_file_that_cannot_be_used_is_not_kept_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """However often it is tried."""
+    path = tmp_path / "things.db"
+    if content == b"newer":
+        newer = Records(path, [FIRST, SECOND])
+        await newer.read(names)
+        await newer.close()
+    else:
+        path.write_bytes(content)
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **how: made.append(connect(*args, **how)) or made[-1])
+
+    with pytest.raises(RecordsError):
+        await Records(path, [FIRST]).read(names)
+
+    [connection] = made
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
 async def test_a_file_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
     """Its records are gone, and that is what whoever deleted it wanted."""
     records = Records(tmp_path / "things.db", [FIRST])

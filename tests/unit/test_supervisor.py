@@ -246,7 +246,6 @@ async def test_nobody_waits_for_ever_for_a_member_that_begins(
     asking: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its place takes no connections after a while, unless another serves there."""
-    monkeypatch.setattr("runtime.supervisor.LATE", 0.0)
     begun_as(monkeypatch, "sleep", "1000")
     with socket.create_server(("127.0.0.1", 0)) as sock, socket.create_server(("127.0.0.1", 0)) as other:
         asking._socks = (sock, other)
@@ -254,6 +253,7 @@ async def test_nobody_waits_for_ever_for_a_member_that_begins(
             await asking._start(index)
         served = await asking._start(1)
         served.ready.set()
+        monkeypatch.setattr("runtime.supervisor.LATE", 0.0)
 
         await until(lambda: not listens(sock))
         assert listens(other)

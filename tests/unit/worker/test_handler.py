@@ -193,7 +193,7 @@ def test_a_signature_that_cannot_be_read() -> None:
     def handle(data: Any) -> None:
         """Its signature is not one."""
 
-    handle.__signature__ = "(data)"  # type: ignore[attr-defined]
+    handle.__signature__ = object()  # type: ignore[attr-defined]
 
     with pytest.raises(LoadError, match="cannot be read"):
         parameters_of(handle)
