@@ -257,6 +257,7 @@ async def test_nobody_waits_for_ever_for_a_member_that_begins(
 
         await until(lambda: not listens(sock))
         assert listens(other)
+        asking._ending.set()  # before the sockets close
 
 
 async def test_who_is_ready_takes_connections(supervisor: Supervisor, process: subprocess.Popen[bytes]) -> None:
