@@ -69,7 +69,7 @@ ifneq ($(STALE),)
 endif
 
 $(VENV)/pyvenv.cfg:
-	@$(if $(UV),UV_VENV_CLEAR=1 uv venv --quiet --python '$(if $(PYTHON),$(PYTHON),>=3.11)' $(VENV),$(make_venv))
+	@$(if $(UV),UV_VENV_CLEAR=1 uv venv --quiet --seed --python '$(if $(PYTHON),$(PYTHON),>=3.11)' $(VENV),$(make_venv))
 	@echo "$(VENV): $$($(BIN)/python --version). Installing what is needed, once …"
 
 define make_venv

@@ -108,6 +108,11 @@ async def attach(config: Config | None, url: str | None, token: str | None = Non
             if await _is_host(http):
                 yield Client(http, live=True)
                 return
+    if not any(config.server.state.glob("journal.*")):
+        raise HostError(
+            f"no host serves {config.root}, and there is no journal in {config.server.state}: where they are elsewhere,"
+            " the variable SPACES_STATE or --url says so"
+        )
     async with Host(config, watch=False, durable=True, dispatch=False) as host:
         transport = httpx2.ASGITransport(App(host))
         host.stopping = True  # nothing moves here: nobody is to wait for news

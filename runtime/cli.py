@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import pwd
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,12 +96,27 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"spaces: {error.message}", file=sys.stderr)
         return 2
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(f"spaces: {error.filename}: {error.strerror}{_owned(Path(error.filename))}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _load(arguments: argparse.Namespace) -> Config:
-    environ = dict(os.environ)
+def _owned(path: Path) -> str:
+    """Whose this is, or what it is in, as far as that may be known."""
+    for place in (path, *path.absolute().parents):
+        with suppress(OSError, KeyError):
+            if (owner := place.owner()) != pwd.getpwuid(os.geteuid()).pw_name:
+                return f" ({place} belongs to {owner})"
+            break
+    return ""
+
+
+def _load(arguments: argparse.Namespace, environ: dict[str, str] | None = None) -> Config:
+    environ = dict(os.environ) if environ is None else environ
     if getattr(arguments, "bind", None):
         config.parse_bind(arguments.bind)  # so that a mistake is not put down to the variable
     for option in ("bind", "engine", "processes"):
@@ -142,7 +159,7 @@ def _announce(host: Host, url: str) -> None:
 
 
 def _announce_count(settings: Config, count: int, url: str) -> None:
-    server.log.info("listening on %s, %d functions in %s", url, count, settings.root)
+    server.log.info("listening on %s, %s in %s", url, _functions(count), settings.root)
     tell_ready()
 
 
@@ -175,6 +192,10 @@ def _lines(functions: list[Function], settings: Config, url: str = "") -> list[s
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
 
 
+def _functions(count: int) -> str:
+    return f"{count} function{'' if count == 1 else 's'}"
+
+
 def _hint(hint: Hint, settings: Config) -> str:
     return f"{_relative(hint.path, settings.root)}: {hint.message}"
 
@@ -195,7 +216,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    settings = _load(arguments)
+    settings = _load(arguments, config.WithoutSecrets(os.environ))
 
     async def show() -> None:
         host = Host(settings, watch=False)
@@ -228,7 +249,7 @@ def _check(arguments: argparse.Namespace) -> int:
             for hint in host.hints:
                 if hint.important:
                     print(_hint(hint, settings), file=sys.stderr)
-        print(f"{len(functions)} functions, {problems} with a problem")
+        print(f"{_functions(len(functions))}, {problems} with a problem")
         return 1 if problems else 0
 
     with logging_to(console=True, level="CRITICAL"):

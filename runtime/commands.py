@@ -96,7 +96,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Run one of these commands; its exit status."""
     if arguments.url is not None and not arguments.url.startswith(("http://", "https://")):
         raise ConfigError(f"`{arguments.url}` is no URL; write it as http://HOST:PORT")
-    settings = None if arguments.url else config.load(Path(arguments.root), environ=os.environ)
+    settings = None if arguments.url else config.load(Path(arguments.root), environ=config.WithoutSecrets(os.environ))
     command = ACTIONS[arguments.action] if arguments.command == "calls" else _logs
 
     token = arguments.token or os.environ.get("SPACES_TOKEN") or None

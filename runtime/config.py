@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import msgspec
 
 from runtime import credentials
 from runtime import toml_reader as toml
+from runtime.callback_rules import SECRET_PREFIX
 from runtime.credentials import Client, Issuer, Key, Subject, Token
 from runtime.errors import ConfigError
 from runtime.schedules import Schedule
@@ -39,6 +42,7 @@ __all__: Sequence[str] = (
     "Schedule",
     "ServerSettings",
     "SpaceSettings",
+    "WithoutSecrets",
     "is_loopback",
     "load",
     "parse_bind",
@@ -121,14 +125,27 @@ class Config(msgspec.Struct, frozen=True):
     def homes(self) -> dict[str, Path]:
         """The folder of every space that is configured; not that of trained functions until there are some."""
         later = self.server.state / TRAINED
-        return {name: one.path for name, one in self.spaces.items() if one.path != later or later.is_dir()}
+        return {name: one.path for name, one in self.spaces.items() if one.path != later or os.path.isdir(later)}
 
     @property
     def trained_dir(self) -> Path | None:
         """The folder for trained functions; None where a folder of the user's own is the space of that name."""
         ours, theirs = self.server.state / TRAINED, self.functions_dir / TRAINED
         given = self.spaces[TRAINED].path if TRAINED in self.spaces else theirs
-        return None if given not in (ours, theirs) or theirs.is_dir() else ours
+        return None if given not in (ours, theirs) or os.path.isdir(theirs) else ours
+
+
+class WithoutSecrets(dict[str, str]):
+    """An environment for who runs no function and lets nobody in: what "env:NAME" stands for is made up if need be.
+
+    Where there is no such variable, it is a secret that nobody knows.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def load(root: Path, *, environ: Mapping[str, str] = os.environ) -> Config:
@@ -185,7 +202,7 @@ def _opened(before: Config, after: Config) -> str:
 def with_trained(config: Config) -> Config:
     """The same with the space of trained functions, once there are some, or something is set for them."""
     folder, given = config.trained_dir, config.spaces.get(TRAINED)
-    if folder is None or (given is None and not folder.is_dir()):
+    if folder is None or (given is None and not os.path.isdir(folder)):
         return config
     space = given or SpaceSettings(path=folder, settings=config.defaults, functions={})
     return msgspec.structs.replace(

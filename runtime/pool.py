@@ -57,9 +57,9 @@ class Pool:
         self.error: LoadFailed | None = None
         self.loading = False
         self.waiting: deque[Exchange] = deque()
-        self.last_used = 0.0
         self.busy = 0  # calls waiting or running, those of earlier generations too
         self._loop = asyncio.get_running_loop()
+        self.last_used = self._loop.time()
         self._deadlines = deadlines
         self._need_generation = need_generation
         self._on_output = on_output

@@ -90,6 +90,7 @@ class Pools:
         if loading is None:
             self._make(function).need()
         elif loading.pool.state == "cold":
+            loading.pool.last_used = self._loop.time()
             loading.need()
 
     def update(self, registry: Registry, changed_paths: Iterable[Path], *, everything: bool = False) -> None:

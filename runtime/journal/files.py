@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import JournalError
@@ -47,6 +48,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise explain(error, path) from error
     try:
+        _keep_private(path)
         _set_up(connection, path)
         if is_new:
             _sync_folder(path.parent)
@@ -57,6 +59,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         close(connection)
         raise
     return connection
+
+
+def _keep_private(path: Path) -> None:
+    """Whoever made the state folder: what was sent and answered is nobody else's to read."""
+    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):  # those that SQLite makes are as the first one is
+        with suppress(FileNotFoundError, PermissionError):  # there is none; or its owner decides
+            os.chmod(each, 0o600)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

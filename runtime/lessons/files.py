@@ -19,8 +19,7 @@ def write(state: Path, file: Path, text: str) -> bool:
     with suppress(OSError):
         if file.read_text(encoding="ascii") == text:
             return False
-    make_folder(state)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make(state, file.parent)
     draft = file.with_name(f".handler.py.{os.getpid()}")  # a name that nobody takes for code
     with draft.open("w", encoding="ascii") as out:
         out.write(text)
@@ -33,7 +32,9 @@ def write(state: Path, file: Path, text: str) -> bool:
 def make(state: Path, folder: Path) -> None:
     """Make a folder in the state folder."""
     make_folder(state)
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed([folder, *folder.parents]):
+        if state in each.parents:
+            each.mkdir(mode=0o700, exist_ok=True)  # whoever made the state folder: nobody else's to read
 
 
 def claim(folder: Path) -> int | None:

@@ -408,6 +408,30 @@ def test_the_command_line_is_let_in(site: Site) -> None:
     assert number in listed.stdout, listed.stderr
 
 
+def test_the_command_line_needs_no_secrets_of_the_service(site: Site) -> None:
+    """They are in the environment of the service alone; the key in the state folder is enough."""
+    site.write("spaces.toml", CONFIGURATION)
+    site.write("hidden/secretive.py", ECHO)
+    host = site.start(env=TOKENS)
+    at = "/spaces/hidden/functions/secretive/async-invoke"
+    number = host.client.post(at, headers=_bearer(HIDDEN)).headers["location"].rpartition("/")[2]
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "runtime", *arguments]
+        done = subprocess.run(
+            command, cwd=site.root, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert number in run("calls", "show", number, "--follow")
+    assert number in run("calls", "list")
+    assert "hidden/secretive" in run("list")
+    host.stop()
+    assert number in run("calls", "list")
+    assert "Authorization: None" in run("logs")
+
+
 def test_an_open_host_takes_any_token(site: Site) -> None:
     """On loopback, with nothing configured: the endpoint gives one to everybody, and all are good."""
     site.write("demo/echo.py", ECHO)

@@ -326,7 +326,20 @@ def test_a_stranger_at_the_address_is_no_host(site: Site) -> None:
         listed = spaces("calls", "list", "--root", site.root)
         stranger.kill()
 
-    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "no calls\n")
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert listed.stderr.startswith(f"spaces: no host serves {site.root}, and there is no journal in")
+
+
+def test_where_there_is_nothing_it_is_said_where_that_was(site: Site) -> None:
+    """And nothing is made: the service's own variables may lead elsewhere."""
+    site.write("demo/echo.py", ECHO)
+    for command in (["calls", "list"], ["calls", "show", "1"], ["logs"]):
+        asked = spaces(*command, "--root", site.root)
+
+        assert (asked.returncode, asked.stdout) == (1, "")
+        assert f"no journal in {site.root / '.spaces'}" in asked.stderr
+        assert "SPACES_STATE" in asked.stderr
+    assert not (site.root / ".spaces").exists()
 
 
 def test_a_host_of_another_root_at_the_address_is_not_asked(site: Site, host: Running) -> None:
@@ -339,7 +352,8 @@ def test_a_host_of_another_root_at_the_address_is_not_asked(site: Site, host: Ru
     (site.root / ".spaces" / "host.json").write_text(json.dumps({"url": host.url, "pid": process.pid}))
     listed = spaces("calls", "list", "--root", site.root)
 
-    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "no calls\n")
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert listed.stderr.startswith(f"spaces: no host serves {site.root}, and there is no journal in")
 
 
 def test_a_host_with_a_certificate_is_found(site: Site) -> None:

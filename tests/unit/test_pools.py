@@ -270,6 +270,31 @@ async def test_what_is_busy_or_to_be_kept_warm_stays(place: Place, monkeypatch: 
         tasks.cancel_scope.cancel()
 
 
+async def test_what_is_loaded_before_it_is_called_stays_as_what_is_called_does(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it was warmed for the first time, or again: it is not taken to have been idle before."""
+    monkeypatch.setattr(module_under_test, "TIDY_EVERY", 0.001)
+    place.write({f"{name}.py": VERSION.format(1) for name in ("new", "again", "idle")})
+    async with running(place), anyio.create_task_group() as tasks:
+        new, again, idle = (place.function(name) for name in ("new", "again", "idle"))
+        for function in (again, idle):
+            await place.call(function)
+        asleep, unused = place.pools.find(again), place.pools.find(idle)
+        assert asleep is not None
+        assert unused is not None
+        asleep.retire()
+        asleep.last_used = unused.last_used = float("-inf")
+        for function in (new, again):
+            place.pools.warm(function)
+        await place.rest()
+        tasks.start_soon(place.pools.tidy)
+        await until(lambda: unused.state == "cold")
+
+        assert {pool.function.name for pool in place.pools if pool.state == "ready"} == {"new", "again"}
+        tasks.cancel_scope.cancel()
+
+
 # Which changes concern a function
 
 

@@ -61,6 +61,23 @@ async def test_a_damaged_file(store: SQLiteStore) -> None:
         await journal.close()
 
 
+@pytest.mark.parametrize("before", ["a folder", "a journal"])
+async def test_only_its_owner_may_read_it(store: SQLiteStore, before: str) -> None:
+    """Also in a folder that somebody else has made, and where an earlier version has made it."""
+    store.path.parent.mkdir(mode=0o755, exist_ok=True)
+    store.path.parent.chmod(0o755)
+    if before == "a journal":
+        store.path.touch(mode=0o644)
+    journal = store.journal()
+    await journal.open()
+    await journal.append(submission(1))
+
+    files = [path for path in store.path.parent.iterdir() if path.name.startswith(store.path.name)]
+    assert len(files) == 3
+    assert not any(path.stat().st_mode & 0o077 for path in files)
+    await journal.close()
+
+
 async def test_damage_that_comes_later(store: SQLiteStore) -> None:
     """Pages that turn out to be garbage are an error that says so, until the file is restored."""
     journal = store.journal()
