@@ -305,8 +305,7 @@ class Host:
 
     def unload(self, function: Function) -> None:
         """End a function's processes; its next call loads it again."""
-        pool = self._pools.find(function)
-        if pool is not None:
+        if (pool := self._pools.find(function)) is not None:
             pool.retire()
 
     # Changes on disk.
@@ -322,8 +321,11 @@ class Host:
 
     async def _follow_changes(self) -> None:
         async for paths in self._loader.watch():
-            async with self._turn:
-                await self._take_up(paths)
+            try:
+                async with self._turn:
+                    await self._take_up(paths)
+            except Exception:
+                log.exception("what has changed on disk could not be taken up: the next change is another chance")
 
     async def written(self, path: Path) -> None:
         """Take up a file of a trained function, which the host itself has written: it is served when this returns."""
@@ -339,11 +341,10 @@ class Host:
 
     async def _take_up(self, paths: frozenset[Path]) -> None:
         before, hints = self.registry, self.hints
-        everything = self.config.functions_dir in paths
         if self.config.file in paths:
             await self._reconfigure()
         await self.scan(self._loader.affected(paths))
-        self._pools.update(self.registry, paths, everything=everything)
+        self._pools.update(self.registry, paths, everything=self.config.functions_dir in paths)
         self._report_changes(before)
         self._report_hints(set(hints))
         for notify in self.on_change:

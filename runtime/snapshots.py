@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from errno import ENOENT
+from errno import EFBIG, ENOENT
 from stat import S_ISREG
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from runtime.stillness import QUIET, settle
 
 ATTEMPTS = 30
 PATIENCE = 2
+LARGEST = 16 * 1024 * 1024  # bytes of a file of Python
 MANY = 1000  # modules that a function may be given only because it could import them
 _RACY = 2_000_000_000  # ns: a file that young could change again without its stamp showing it
 
@@ -117,10 +118,12 @@ def file_digest(path: str) -> str:
 
 
 def read(path: str) -> tuple[bytes, Stamp | None]:
-    """A file's content, and its stamp from before. OSError, also for what is no ordinary file."""
+    """A file's content, and its stamp from before. OSError, also for what is no ordinary file, or is too large."""
     status = os.stat(path)
     if not S_ISREG(status.st_mode):
         raise FileNotFoundError(ENOENT, "not a file", path)
+    if status.st_size > LARGEST:
+        raise OSError(EFBIG, f"it has {status.st_size} bytes, and a file of Python may have {LARGEST}", path)
     with open(path, "rb") as file:
         return file.read(), stamp(status)
 

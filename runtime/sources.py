@@ -34,6 +34,10 @@ _IMPORT_LINE = re.compile(
 _IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
 _DYNAMIC = ("import_module", "__import__")
 ALL_BELOW = "**"  # among the names of an Import: any module below its `module`, whatever is asked for when it runs
+LARGE = (
+    256 * 1024
+)  # bytes; what is larger is mostly data, and the parser, which lets nobody else run, takes a second for
+# each million of them
 _FILE = "spaces_static_reading"  # the file's name as far as the parser's warnings are concerned
 _QUIET = ("ignore", None, Warning, re.compile(_FILE), 0)
 
@@ -83,14 +87,26 @@ def signature(code: bytes) -> Signature | None:
     return Signature(line_of(code, likely[-1].start()), "unknown", ()) if likely else None
 
 
-@lru_cache(maxsize=1024)
 def imports(code: bytes) -> tuple[Import, ...]:
     """Every import in the file, those inside functions included; none where it cannot be parsed.
 
-    `import_module(x)` and `__import__(x)` count, too.
+    `import_module(x)` and `__import__(x)` count, too. Of a LARGE file: every line that is an import by itself.
     """
+    if len(code) <= LARGE:
+        return _imports_parsed(code)
+    trees = [parse(_import_at(match)) for match in _IMPORT_LINE.finditer(code)]
+    return tuple(dict.fromkeys(found for tree in trees if tree is not None for found in _imports(tree)))
+
+
+@lru_cache(maxsize=1024)
+def _imports_parsed(code: bytes) -> tuple[Import, ...]:
     tree = parse(code)
     return tuple(dict.fromkeys(_imports(tree))) if tree is not None else ()
+
+
+def _import_at(match: re.Match[bytes]) -> bytes:
+    """The statement of an import line."""
+    return match[0].strip(b" \t\\") + (b")" if match[2] and match[2].startswith(b"(") else b"")
 
 
 @lru_cache(maxsize=256)
@@ -114,7 +130,9 @@ def mentioned(code: bytes) -> frozenset[str]:
 
 
 def parse(code: bytes) -> ast.Module | None:
-    """The file's tree; None where it is no Python."""
+    """The file's tree; None where it is no Python, or LARGE."""
+    if len(code) > LARGE:
+        return None
     # The parser warns of odd escapes and the like. That is the worker's to say, when it imports the file;
     # and where warnings are errors it would make a good file look broken. catch_warnings is not for threads.
     if [*warnings.filters[:1]] != [_QUIET]:

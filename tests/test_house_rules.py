@@ -36,6 +36,7 @@ CATCH_ALL_ALLOWED = {
     "express/uvicorn.py:Passage._safely": "one call's mishap must not cost the others of its worker their answers",
     "deliveries.py:Deliveries._one": "one callback's mishap must not end the deliveries of the others",
     "dispatcher.py:Dispatcher._attempt": "a call that fails in the host is recorded as failed, whatever was raised",
+    "host.py:Host._follow_changes": "a change on disk that cannot be read must not end the host",
     "http3.py:Quic._survive": "one connection's mishap must not end HTTP/3 for all others",
     "journal/lane.py:Lane._report": "one who is told and fails must not keep the others of a batch from being told",
     "journal/reader.py:Reader._answer": "a damaged row must neither hang those who wait nor end the reading thread",

@@ -7,8 +7,9 @@ import asyncio
 import anyio
 import pytest
 
-from runtime.arrivals import Key, Later
+from runtime.arrivals import Arrival, Key, Later
 from runtime.errors import JournalError
+from runtime.journal import Receipt
 from runtime.share import WHOLE
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +38,29 @@ class Counting:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_an_arrival_is_told_with_or_without_whoever_submitted_it(leaves: bool) -> None:
+    """To the house, and to him as long as he is there; in its place in the journal it stays anyway."""
+    heard: list[Receipt | None] = []
+
+    class House:
+        def arrived(self, arrival: Arrival, receipt: Receipt | None) -> None:
+            heard.append(receipt)
+
+    receipt, error = Receipt(7, "7"), JournalError("The disk is full.")
+    told: list[asyncio.Future[Receipt]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    good, bad = [Arrival(House(), None, None, each, at_once=False) for each in told]  # type: ignore[arg-type]
+    for each in told:
+        if leaves:
+            each.cancel()
+    good.set_result(receipt)
+    bad.set_exception(error)
+
+    assert heard == [receipt, None]
+    assert not good.cancelled()
+    assert leaves or (told[0].result(), told[1].exception()) == (receipt, error)
 
 
 async def test_one_count_is_for_all_who_ask_meanwhile() -> None:

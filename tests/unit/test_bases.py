@@ -43,6 +43,14 @@ COUNTED = """
         return os.getpid()
 """
 
+SPINNING = """
+    import os
+    def handle(function_call_info):
+        while function_call_info.path == "/spin":
+            pass
+        return os.getpid()
+"""
+
 
 class Worker:
     """A process forked for a host, and the host's ends of its sockets."""
@@ -382,6 +390,23 @@ async def test_a_worker_that_was_given_away_is_the_other_hosts(hosts: Any, fresh
     await until(lambda: not alive(first.pid))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_host_that_dies_takes_its_own_workers_along(hosts: Any, fresh: bool) -> None:
+    """Whatever they do, and no others; not what stands by now where its own stood that had ended before."""
+    one, two = await hosts(), await hosts()
+    zygotes = [await host.load(SPINNING) for host in (one, two)]
+    *ended, spins = [await one.worker(zygotes[0], fresh=fresh) for _ in range(7)]
+    for worker in ended:
+        worker.finish()
+        await worker.ended()
+    other = await two.worker(zygotes[1], fresh=fresh)
+    spins.queue.send(wire.call_frame(1, 1, time.time() + 60, 1, b"GET", b"/spin", b"", b"", 0, b""))
+    await one.die()
+
+    await until(lambda: not alive(spins.pid))
+    assert await other.call() == str(other.pid).encode()
+
+
 async def test_a_worker_that_nobody_waits_for_comes_back(hosts: Any) -> None:
     """As it went."""
     one, two = await hosts(), await hosts()
@@ -396,6 +421,25 @@ async def test_a_worker_that_nobody_waits_for_comes_back(hosts: Any) -> None:
     assert await Worker(one.given[0]["process"], channel, queue).call() == str(first.pid).encode()
     assert two.given == []
     assert await two.ask(zygotes[1], most=1).ended() == FULL
+
+
+async def test_descriptors_of_what_is_not_taken_do_not_pile_up(hosts: Any, tmp_path: Path) -> None:
+    """Neither of workers that are refused, nor of one that is given away and comes back."""
+    one, two = await hosts(), await hosts()
+    zygotes = [await host.load() for host in (one, two)]
+    first = await one.worker(zygotes[0], most=1)
+    [pid] = imports(tmp_path)
+    process, sockets, before = first.process, [first.channel, first.queue], 0
+    for number in range(4):
+        if number == 1:  # all that it has once is there, and perhaps those of the last worker still
+            before = len(os.listdir(f"/proc/{pid}/fd"))
+        assert await two.ask(zygotes[1], most=1, wanted=False).ended() == FULL
+        assert zygotes[0].give(process, sockets, last_stream=0, fresh=False)
+        await until(lambda number=number: len(one.given) == number + 1)
+        process, sockets = one.given[-1]["process"], [socket.socket(fileno=fd) for fd in one.given[-1]["sockets"]]
+        one._sockets += sockets
+
+    await until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before)
 
 
 async def test_a_worker_that_nobody_waits_for_takes_none_away(hosts: Any) -> None:

@@ -436,6 +436,27 @@ async def test_ready_and_pong_are_told(line: Line) -> None:
     assert line.channel.pongs == 1
 
 
+async def test_progress_is_told_to_whoever_follows(line: Line) -> None:
+    """Where nobody does, or the call is over, it is no mistake of the worker."""
+    followed, alone = line.start(), line.start()
+    told: list[tuple[float, str]] = []
+
+    class Follower:
+        def progressed(self, fraction: float, message: str) -> None:
+            told.append((fraction, message))
+
+        def printed(self, level: int, text: str) -> None:
+            """Nothing is."""
+
+    followed.follower = Follower()
+    for exchange, fraction in ((followed, 0.25), (alone, 0.5)):
+        await line.send(wire.progress_frame(exchange.stream, fraction, "so far"))
+    await line.send(wire.progress_frame(7, 0.75, "of none"))
+
+    assert told == [(0.25, "so far")]
+    assert line.owner.ends == []
+
+
 async def test_a_stream_that_nobody_will_read_is_cancelled_at_its_head(line: Line) -> None:
     """The client left before it was known to be one."""
     with line.start():

@@ -26,6 +26,7 @@ from runtime.journal import Receipt, Told, open_journal
 from runtime.registry import Function
 from runtime.settings import FunctionSettings, Retry
 from runtime.share import WHOLE, Share
+from tests.contract.journal_stores import SQLiteStore
 from tests.unit.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +169,21 @@ async def test_no_more_run_at_once_than_its_workers_take(tmp_path: Path) -> None
         assert [id for id in stage.begun if id in first] == first
 
 
+async def test_a_call_that_is_over_makes_room_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not for more: the other places are taken."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    async with playing(tmp_path) as stage:
+        beside: list[int] = []
+        stage.refuse = lambda call: beside.append(len(stage.running))
+        ids = [await stage.submit("a") for _ in range(6)]
+        await until(lambda: ids[1] in stage.running)
+        for over, following in zip(ids, ids[2:], strict=False):
+            stage.answer(over)
+            await until(lambda id=following: id in stage.running)
+
+        assert beside == [0, 1, 1, 1, 1, 1]
+
+
 async def test_higher_priorities_start_first(tmp_path: Path) -> None:
     """Among those that wait."""
     async with playing(tmp_path, one=function("one", max_workers=1)) as stage:
@@ -203,6 +219,24 @@ async def test_too_many_that_wait_are_refused(tmp_path: Path) -> None:
         with pytest.raises(Overloaded, match="max_queued"):
             await stage.submit("one")
         assert (await stage.journal.counts()).queued == 2
+
+
+async def test_who_is_told_later_is_refused_as_well(tmp_path: Path) -> None:
+    """He is told to ask `accept`, which says so, and nothing of it is on disk."""
+    async with playing(tmp_path, one=function("one", max_workers=1, max_queued=1)) as stage:
+
+        def take_in() -> asyncio.Future[Receipt] | None:
+            told: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            number = stage.ids.next()
+            submission = Submission(Call(id=number, label=str(number), space="demo", name="one", body=(b"{}",)))
+            return told if stage.dispatcher.take_in(submission, stage.functions["one"], told) else None
+
+        taken = [take_in() for _ in range(3)]
+        receipts = [await told for told in taken if told is not None]
+
+        assert [told is not None for told in taken] == [True, True, False]
+        assert [receipt.claimed for receipt in receipts] == [True, False]
+        assert (await stage.journal.counts()).queued == 1
 
 
 async def test_too_many_that_are_to_run_later_are_refused(tmp_path: Path) -> None:
@@ -276,6 +310,21 @@ async def test_a_call_that_found_no_place_in_the_pool_waits(tmp_path: Path, monk
         assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 1
 
 
+async def test_a_call_that_is_cancelled_before_it_found_a_place_is_over(tmp_path: Path) -> None:
+    """It does not wait for another one."""
+    async with playing(tmp_path) as stage:
+
+        def refuse(call: Call) -> None:
+            stage.dispatcher.cancel(call.id)
+            raise Overloaded
+
+        stage.refuse = refuse
+        id = await stage.submit()
+        await stage.until_status(id, Status.CANCELLED)
+
+        assert stage.begun == []
+
+
 async def test_a_worker_that_dies_fails_the_call(tmp_path: Path) -> None:
     """It is not run again."""
     async with playing(tmp_path) as stage:
@@ -300,6 +349,19 @@ async def test_cancelling_a_running_call_stops_it(tmp_path: Path) -> None:
         assert id not in stage.running
 
 
+async def test_cancelling_what_does_not_run_here_is_nothing(tmp_path: Path) -> None:
+    """Another host runs it, it is over, or it is being stopped already."""
+    async with playing(tmp_path) as stage:
+        id = await stage.submit()
+        await until(lambda: id in stage.running)
+        asked: list[HostError] = []
+        stage.running[id]._on_cancel = lambda exchange, error: asked.append(error)
+        for each in (id + 1, id, id):
+            stage.dispatcher.cancel(each)
+
+        assert len(asked) == 1
+
+
 async def test_cancelling_in_the_journal_alone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As another host would do it."""
     monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
@@ -308,6 +370,31 @@ async def test_cancelling_in_the_journal_alone_is_noticed(tmp_path: Path, monkey
         await until(lambda: id in stage.running)
         await stage.journal.cancel(id)
         await stage.until_status(id, Status.CANCELLED)
+
+
+async def test_what_others_ask_for_is_looked_at_when_somebody_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then at once, and until then nobody looks."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    async with playing(tmp_path) as stage:
+        await until(lambda: stage.dispatcher._asked.statistics().tasks_waiting == 1)
+        looks, to_cancel = 0, stage.journal.to_cancel
+
+        async def counted() -> list[int]:
+            nonlocal looks
+            looks += 1
+            return await to_cancel()
+
+        monkeypatch.setattr(stage.journal, "to_cancel", counted)
+        id = await stage.submit()
+        await until(lambda: id in stage.running)
+        await stage.journal.cancel(id)
+        assert looks == 0
+        stage.dispatcher.look()
+        await stage.until_status(id, Status.CANCELLED)
+
+        assert looks == 1
 
 
 async def test_a_queued_call_that_is_cancelled_never_starts(tmp_path: Path) -> None:
@@ -355,6 +442,32 @@ async def test_the_end_of_the_host_interrupts_what_runs(tmp_path: Path, idempote
             assert (await stage.entry(id)).error_code == "interrupted"
         await until(lambda: waits in stage.running)
         assert stage.running[waits].call.attempt == 1
+
+
+@pytest.mark.parametrize(("idempotent", "most_starts"), [(False, 10), (True, 10), (True, 1)])
+async def test_what_a_host_that_has_died_left_running_is_interrupted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    idempotent: bool,
+    most_starts: int,
+) -> None:
+    """It is run again where it may be, but not for ever; it was noted nowhere but in the journal."""
+    for name, value in (("LOOK_EVERY", 0.01), ("TAKE_OVER_EVERY", 0.01), ("MOST_STARTS", most_starts)):
+        monkeypatch.setattr(module, name, value)
+    async with playing(tmp_path, again=function("again", idempotent=idempotent)) as stage:
+        other, id = open_journal("sqlite", tmp_path), stage.ids.next()
+        await other.open()
+        await other.append(Submission(Call(id=id, label=str(id), space="demo", name="again")), claim=True)
+        await SQLiteStore(tmp_path).crash(other)
+
+        if idempotent and most_starts > 1:
+            await until(lambda: id in stage.running)
+            assert stage.running[id].call.attempt == 2
+        else:
+            assert (await stage.until_status(id, Status.FAILED)).error_code == "interrupted"
+            assert stage.begun == []
+        assert f"call {id} of demo/again was interrupted" in caplog.text
 
 
 async def test_a_call_that_is_cut_as_the_host_drains_is_interrupted(tmp_path: Path) -> None:
@@ -420,6 +533,34 @@ async def test_a_journal_that_fails_for_a_while_costs_nothing(tmp_path: Path, mo
         stage.answer(id)
         await stage.until_status(id, Status.SUCCEEDED)
     assert failures < 0
+
+
+@pytest.mark.parametrize(("complain_every", "said"), [(1000.0, ["full", "gone"]), (0.0, ["full", "full", "gone"])])
+async def test_what_is_wrong_with_the_journal_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    complain_every: float,
+    said: list[str],
+) -> None:
+    """Not at each try, but when it is something else, or has been so for long."""
+    monkeypatch.setattr(module, "RESPITE", (0.01, 0.01))
+    monkeypatch.setattr(module, "COMPLAIN_EVERY", complain_every)
+    async with playing(tmp_path) as stage:
+        wrong, complete = ["gone", "full", "full"], stage.journal.complete
+
+        async def failing(id: int, outcome: Outcome) -> bool:
+            if wrong:
+                raise JournalError(wrong.pop())
+            return await complete(id, outcome)
+
+        monkeypatch.setattr(stage.journal, "complete", failing)
+        id = await stage.submit()
+        await until(lambda: id in stage.running)
+        stage.answer(id)
+        await stage.until_status(id, Status.SUCCEEDED)
+
+    assert [record.getMessage() for record in caplog.records if record.name == "spaces.dispatcher"] == said
 
 
 async def test_a_call_that_the_host_fails_at_is_recorded_as_failed(

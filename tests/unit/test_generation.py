@@ -13,12 +13,14 @@ from runtime.errors import FunctionTimeout, LoadFailed, StartFailed, WorkerDied
 from runtime.generation import GRACE, KILL_WAIT, RETIRE_WAIT, Generation
 from runtime.process import LOST, STACK_WAIT, place
 from runtime.snapshots import Snapshot
+from runtime.spawner import Loaded
 from runtime.worker import wire
-from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage, function
+from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, SimulatedZygote, Stage, function
 
 pytestmark = ON_STAGE
 
 STOPPED = STACK_WAIT + 0.1
+SNAPSHOT = Snapshot("demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset())
 
 
 async def begin(stage: Stage) -> tuple[asyncio.Task[Any], SimulatedWorker, int]:
@@ -172,6 +174,78 @@ async def test_a_worker_with_an_import_of_its_own_that_ends_with_its_zygote(make
     assert (await client).status == 200
 
 
+@pytest.mark.parametrize(
+    ("fork", "unsafe", "fresh"), [("auto", None, False), ("auto", "2 threads run", True), ("never", None, True)]
+)
+async def test_what_must_not_be_forked_is_imported_by_each_worker(
+    make: MakeStage, fork: str, unsafe: str | None, fresh: bool
+) -> None:
+    """Its zygote has nothing left to do, and may end; but when it is closed there are no more workers."""
+    stage = make(fork=fork)
+    loaded = Loaded(kind="sync", takes=("data",), extras={}, import_seconds=0.0, unsafe=unsafe)
+    zygote = SimulatedZygote(shared=True)
+    generation = Generation(stage.function, SNAPSHOT, zygote, loaded)  # type: ignore[arg-type]
+
+    assert generation.fresh == fresh
+    assert zygote.alive != fresh
+    assert generation.alive
+    zygote.closed = True
+    assert not generation.alive
+
+
+async def test_what_is_ended_at_once_leaves_nobody_waiting(make: MakeStage) -> None:
+    """Every process is killed, and not waited for: a worker with an import of its own may outlive its zygote."""
+    stage = make("async", max_workers=2)
+    client, worker, _ = await begin(stage)
+    worker.process.immortal = True
+    stage.zygotes[0].close = lambda *, stale=False: None  # type: ignore[method-assign]
+    stage.pool.close()
+
+    error = await client
+    assert isinstance(error, WorkerDied)
+    assert "its host ended" in error.message
+    assert worker.process.killed
+
+
+async def test_what_was_never_used_is_not_given_to_others(make: MakeStage) -> None:
+    """It was ended before anybody called it, as it was not what it should be."""
+    stage = make()
+    await begin(stage)
+    used, unused = stage.pool.current, stage.generation()
+    assert used is not None
+    told: list[bool] = []
+    for zygote in stage.zygotes:
+        zygote.close = lambda *, stale=False: told.append(stale)  # type: ignore[method-assign]
+    unused.kill()
+    assert told == [True]
+    used.kill()
+    assert set(told[1:]) == {False}
+
+
+@pytest.mark.parametrize("error", [LoadFailed("no"), asyncio.CancelledError()])
+async def test_a_zygote_that_has_not_loaded_is_given_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Neither where its import failed, nor where nobody waits for it any more."""
+    told: list[bool] = []
+
+    class Failing(SimulatedZygote):
+        def __init__(self, *_: Any) -> None:
+            super().__init__(shared=True)
+
+        async def load(self, timeout: float) -> Loaded:
+            raise error
+
+        def close(self, *, stale: bool = False) -> None:
+            told.append(stale)
+
+    monkeypatch.setattr(generation_module, "Zygote", Failing)
+    with pytest.raises(type(error)):
+        await Generation.load(function(), SNAPSHOT, None, print, debug=False)  # type: ignore[arg-type]
+
+    assert told == [True]
+
+
 async def test_a_host_with_no_room_for_another_worker(make: MakeStage) -> None:
     """Those who wait for the first are told; what there is goes on; later there may be room again."""
     stage = make(max_workers=2)
@@ -204,10 +278,9 @@ async def test_a_load_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(generation_module, "Zygote", full)
-    snapshot = Snapshot("demo", "stock", "/demo/stock.py", "/demo", ("/demo",), (), "d", frozenset(), frozenset())
 
     with pytest.raises(LoadFailed, match="Too many open files"):
-        await Generation.load(function(), snapshot, None, print, debug=False)  # type: ignore[arg-type]
+        await Generation.load(function(), SNAPSHOT, None, print, debug=False)  # type: ignore[arg-type]
 
 
 async def test_a_long_body_is_one_that_does_not_fit_into_its_call(make: MakeStage) -> None:

@@ -11,6 +11,7 @@ from msgspec import structs
 from runtime.calls import MAX_HEAD
 from runtime.deadlines import TICK as LOOK
 from runtime.errors import (
+    Cancelled,
     FunctionRefused,
     FunctionTimeout,
     HeadTooLarge,
@@ -77,6 +78,7 @@ async def test_a_call_with_no_generation_asks_for_one_and_waits(make: MakeStage)
     client = stage.call()
     await stage.settle()
     assert (stage.needed, stage.pool.state, stage.pool.busy) == (1, "cold", 1)
+    assert stage.pool.workers == set()
 
     stage.swap()
     stage.worker().ready().take_one()
@@ -403,6 +405,32 @@ async def test_too_many_waiting_calls_are_refused(make: MakeStage) -> None:
     assert [(await client).status for client in clients] == [200] * 4
 
 
+async def test_calls_that_workers_can_still_be_started_for_are_not_refused(make: MakeStage) -> None:
+    """`max_waiting` is how many may wait beyond those."""
+    stage = make(max_workers=3, max_waiting=1)
+    clients = [stage.call() for _ in range(4)]
+    with pytest.raises(Overloaded):
+        stage.lease()
+
+    await serve_all(stage)
+    assert [(await client).status for client in clients] == [200] * 4
+
+
+async def test_as_many_may_wait_where_there_are_more_workers_than_there_may_be(make: MakeStage) -> None:
+    """Since `max_workers` was lowered: nobody is refused for those that are too many."""
+    stage = make(max_workers=3, max_waiting=1)
+    for _ in range(3):
+        await begin(stage)
+    settings = structs.replace(stage.function.settings, max_workers=1)
+    stage.pool.function = structs.replace(stage.function, settings=settings)
+    stage.pool.reconfigured()
+    waits = stage.lease()
+
+    assert list(stage.pool.waiting) == [waits]
+    with pytest.raises(Overloaded):
+        stage.lease()
+
+
 async def test_a_head_that_is_too_long_is_refused(make: MakeStage) -> None:
     """It would not fit into the packet that calls travel in."""
     stage = make()
@@ -435,6 +463,22 @@ async def test_a_call_that_does_not_answer_is_a_timeout_and_loses_its_process(ma
     assert other is not worker
     other.answer()
     assert (await client).status == 200
+
+
+async def test_a_call_may_have_a_deadline_of_its_own(make: MakeStage) -> None:
+    """Instead of the function's, be it sooner or later."""
+    for seconds in (2.0, 30.0):
+        stage = make(timeout=10.0)
+        client, worker, _ = await begin(stage, timeout=seconds)
+        await stage.sleep(seconds - 2 * TICK)
+        assert not client.done()
+        await stage.sleep(3 * TICK + LOOK)
+
+        error = await client
+        assert isinstance(error, FunctionTimeout)
+        assert f"within {seconds:g} s" in error.message
+        await stage.sleep(STOPPED)
+        assert worker.process.killed
 
 
 async def test_a_call_that_takes_longer_than_a_moment_is_late(make: MakeStage) -> None:
@@ -707,6 +751,22 @@ async def test_a_call_whose_client_left_while_it_waited_is_never_run(make: MakeS
     assert worker.take() is None
 
 
+async def test_a_call_is_cancelled_once(make: MakeStage) -> None:
+    """However often it is asked for, and not when it is over: each is counted once."""
+    stage = make(max_workers=1)
+    client, worker, _ = await begin(stage)
+    waits = stage.lease()
+    for _ in range(2):
+        stage.pool._cancel(waits, Cancelled())
+        assert (stage.pool.busy, list(stage.pool.waiting)) == (1, [])
+
+    worker.answer()
+    assert (await client).status == 200
+    assert isinstance(await stage.client(waits), Cancelled)
+    assert stage.pool.busy == 0
+    assert sum(stage.pool.stats.calls.values()) == 2
+
+
 async def test_a_call_whose_client_left_before_it_was_begun_is_never_run(make: MakeStage) -> None:
     """Also when a worker had it already; and those around it are."""
     stage = make(max_workers=1)
@@ -939,6 +999,16 @@ async def test_sleep_ends_all_processes_and_the_next_call_asks_for_them_again(ma
     assert (await client).status == 200
 
 
+async def test_what_sleeps_is_not_loaded_for_its_minimum(make: MakeStage) -> None:
+    """`min_workers` are kept while it is awake: nobody asks for a generation that no call wants."""
+    stage = make(min_workers=2)
+    stage.pool.retire()
+    await stage.sleep(RESPITE * 3)
+
+    assert stage.needed == 0
+    assert stage.pool.state == "cold"
+
+
 async def test_close_ends_everything_now(make: MakeStage) -> None:
     """The calls that run, too."""
     stage = make()
@@ -950,6 +1020,23 @@ async def test_close_ends_everything_now(make: MakeStage) -> None:
     assert stage.zygotes[0].closed
     await stage.sleep(100.0)
     assert len(stage.workers) == 1
+
+
+async def test_what_is_retired_takes_no_more_calls(make: MakeStage) -> None:
+    """Although a worker of it still runs one, and its zygote is there."""
+    stage = make(max_workers=2)
+    client, worker, stream = await begin(stage)
+    stage.pool.retire()
+    next_one = stage.call()
+    await stage.sleep(STUCK)
+    assert (stage.pool.state, stage.zygotes[0].closed, len(stage.workers)) == ("cold", False, 1)
+    assert stage.needed
+
+    worker.answer(stream)
+    assert (await client).status == 200
+    stage.swap()
+    await serve_all(stage)
+    assert (await next_one).status == 200
 
 
 async def test_a_removed_function_finishes_what_runs(make: MakeStage) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import sources
 from runtime.sources import ALL_BELOW, Import, exported, imports, mentioned, signature
 
 
@@ -269,6 +270,19 @@ def test_imports_are_found_wherever_they_are() -> None:
 def test_a_file_with_a_syntax_error_has_no_imports() -> None:
     """They are not known, and it will not run anyway."""
     assert imports(b"import a\ndef") == ()
+
+
+def test_of_a_large_file_the_lines_that_import_are_read() -> None:
+    """The others are data: to parse them would hold up everything else."""
+    data = "DATA = [\n" + "    {'name': 'import nothing', 'more': 1},\n" * 20_000 + "]\n"
+    head = "import one\nfrom .two import (\n    three,\n    four as five,\n)\n"
+    text = f"{head}{data}\ndef handle(data):\n    from six import *\n"
+    assert len(text) > sources.LARGE
+    assert sources.parse(text.encode()) is None
+    assert imports(text.encode()) == (
+        Import("one"), Import("two", ("three", "four"), 1), Import("six", ("*",)),
+    )  # fmt: skip
+    assert signature(text.encode()) == signature(text.replace(data, "\n" * data.count("\n")).encode())
 
 
 def test_exported_is_what_all_lists() -> None:

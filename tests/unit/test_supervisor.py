@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 from runtime.config import Config, FunctionSettings, ServerSettings
 from runtime.link import Link
 from runtime.share import Share
-from runtime.supervisor import HANGS, Member, Supervisor
+from runtime.supervisor import GRACE, HANGS, Member, Supervisor
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +90,50 @@ async def test_a_wish_that_is_not_understood_is_dropped(
         supervisor._hand_on(theirs, data)
 
     assert "not understood" in caplog.text
+
+
+async def test_a_second_signal_is_passed_on(
+    supervisor: Supervisor,
+    process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Members end without what they run, and have GRACE for that; the first one leaves them all the time they need."""
+    said: list[tuple[int, str]] = []
+    monkeypatch.setattr(supervisor._relay, "say", lambda number, word: said.append((number, word)))
+    supervisor._members[1] = Member(1, 0, process, -1)
+    before = signal.getsignal(signal.SIGTERM)
+    with anyio.fail_after(FOREVER):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor._await_signals)
+            await until(lambda: signal.getsignal(signal.SIGTERM) is not before)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await supervisor._ending.wait()
+            assert (said, supervisor._patience.deadline) == ([], math.inf)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert said == [(1, "now")]
+    assert supervisor._patience.deadline <= anyio.current_time() + GRACE
+    assert "SIGTERM again: ending now" in caplog.text
+
+
+async def test_members_that_do_not_end_are_killed(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After as long as their calls may take; until then they are left alone."""
+    begun_as(monkeypatch, "sleep", "1000")
+    monkeypatch.setattr("runtime.supervisor.GRACE", 0.0)
+    supervisor._drain_timeout = 0.0
+    async with anyio.create_task_group() as supervisor._tasks:
+        member = await supervisor._start(0)
+        member.ready.set()
+        with anyio.fail_after(FOREVER):
+            await supervisor._end_members()
+        supervisor._relay.close()
+        supervisor._tasks.cancel_scope.cancel()
+
+    assert member.reason() == "was ended by SIGKILL"
+    assert f"host process {member.process.pid} does not end: it is killed" in caplog.text
 
 
 # Members that hang.

@@ -226,6 +226,7 @@ async def test_a_worker_with_a_long_call_goes_on(make: MakeStage) -> None:
     tell(stage, "wanted", busy=True)
     await stage.sleep(2 * SLICE)
     worker.answer(streams[1])
+    await stage.settle()
     again_short = stage.call()
     await stage.settle()
     worker.answer(worker.take_one())
@@ -285,6 +286,28 @@ async def test_a_worker_that_cannot_go_over_ends(make: MakeStage) -> None:
 
     assert not zygote(stage).given
     assert not stage.worker().alive
+
+
+async def test_a_worker_for_which_there_are_no_descriptors_ends(
+    make: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot go over; its place is free then, at least."""
+    stage = make(max_workers=1)
+    client = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.answer(worker.take_one())
+    assert isinstance(await client, Result)
+
+    def full(*_: Any, **__: Any) -> bool:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(zygote(stage), "give", full)
+    tell(stage, "wanted", busy=False)
+    await stage.settle()
+
+    assert not worker.alive
+    assert stage.pool.workers == set()
 
 
 async def test_a_worker_that_comes_for_old_files_is_not_taken(make: MakeStage) -> None:
@@ -353,6 +376,23 @@ async def test_a_worker_that_others_wait_for_is_ours_for_a_moment_more(make: Mak
     assert [type(await client) for client in clients] == [Result] * 3
 
 
+async def test_who_asks_again_does_not_wait_longer(make: MakeStage) -> None:
+    """The moment more that is ours began when a worker was wanted first."""
+    stage = make(max_workers=1)
+    clients = [stage.call() for _ in range(2)]
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    for _ in range(3):
+        tell(stage, "wanted", busy=True)
+        await stage.sleep(SLICE * 0.4)
+    worker.answer()
+    await stage.settle()
+
+    assert isinstance(await clients[0], Result)
+    assert not worker.alive
+
+
 async def test_one_worker_is_owed_once(make: MakeStage) -> None:
     """However often it was asked for before it was given."""
     stage = make(max_workers=2)
@@ -386,6 +426,22 @@ async def test_a_minimum_that_others_have_is_not_insisted_on(make: MakeStage) ->
     await stage.sleep(2.0)
 
     assert stage.worker(1).ready().alive
+
+
+async def test_who_was_refused_only_a_minimum_asks_for_a_call(make: MakeStage) -> None:
+    """For that no offer would come: nobody waited."""
+    stage = make(loaded=False, min_workers=1, max_workers=1)
+    generation = stage.generation()
+    zygote(stage).full = True
+    stage.pool.swap(generation)
+    await stage.settle()
+    zygote(stage).full = False
+    client = stage.call()
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.answer(worker.take_one())
+
+    assert isinstance(await client, Result)
 
 
 async def test_a_zygote_that_ends_while_calls_wait_for_an_offer(make: MakeStage) -> None:

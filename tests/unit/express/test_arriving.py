@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from runtime.calls import CallIds, Submission
+from runtime.calls import MAX_HEAD, CallIds, Submission
 from runtime.dialects.spaces.submit import accepted
-from runtime.errors import JournalError, NotFound
+from runtime.errors import JournalError, NotFound, Overloaded
 from runtime.express import Arriving, Express
 from runtime.journal import IdTaken, Receipt, Told
 from runtime.settings import FunctionSettings
@@ -113,10 +114,50 @@ async def test_an_id_that_is_taken() -> None:
     assert [submission.call.body for submission in host.submitted] == [(b"hi",)]
 
 
+async def test_what_becomes_of_them_is_in_the_log_of_calls(caplog: pytest.LogCaptureFixture) -> None:
+    """Where one is kept: each by the id that its client was told, with the address that was called."""
+    caplog.set_level(logging.INFO, "spaces.call")
+    for log_calls in (False, True):
+        host = FakeHost()
+        express = Express(host, log_calls=log_calls)  # type: ignore[arg-type]
+        for _ in range(2):
+            arriving: Any = express.begin("POST", TARGET, HEADERS, b"hi", "http", None)
+            arriving.on_answer = lambda answer: None
+        host.taken[0][1].set_result(Receipt(17, "mine"))
+        host.taken[1][1].set_exception(Overloaded())
+        host.is_full = True
+        await express.begin("POST", TARGET, HEADERS, b"hi", "http", None)  # type: ignore[misc]
+
+    path, refused = "/spaces/demo/functions/stock/async-invoke/a", host.taken[1][0].call.label
+    said = [tuple(vars(record)[name] for name in ("method", "path", "call_id", "status")) for record in caplog.records]
+    assert said == [("POST", path, "mine", 202), ("POST", path, refused, 429), ("POST", path, "7", 202)]
+
+
+async def test_a_mistake_of_ours_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And the client is told no more than that."""
+    host = FakeHost()
+    host.is_full = True
+
+    async def fail(submission: Submission) -> Receipt:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(host, "submit", fail)
+    answer = await begun(host, (b"x-call-id", b"theirs"))
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"x-call-id: theirs\r\n" in answer
+    assert b"a mistake" not in answer
+    assert "POST /spaces/demo/functions/stock/async-invoke/a failed in the host" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         {"target": TARGET.replace(b"stock", b"none")},
+        {"target": TARGET.replace(b"/a?", b"/%zz?")},
+        {"target": TARGET.replace(b"/a?", b"/__/a?")},
+        {"more": [(b"x-long", b"x" * MAX_HEAD)]},
         {"body": b"longer than announced"},
         {"more": [(b"x-callback-url", b"https://example.com/")]},
         {"more": [(b"x-priority", b"high")]},
@@ -130,6 +171,17 @@ async def test_what_there_is_more_to_look_into(request_: dict[str, Any]) -> None
     host = FakeHost()
     host.is_full = request_.pop("is_full", False)
     recording = begun(host, *request_.pop("more", ()), **request_)
+    recording.close()
+
+    assert inspect.iscoroutine(recording)
+    assert not host.taken
+
+
+async def test_a_body_that_is_too_long() -> None:
+    """It is for the dialect to refuse it."""
+    host = FakeHost()
+    headers = [(b"content-length", b"5")]
+    recording: Any = Express(host).begin("POST", TARGET, headers, b"hello", "http", None)  # type: ignore[arg-type]
     recording.close()
 
     assert inspect.iscoroutine(recording)

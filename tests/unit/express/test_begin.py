@@ -81,6 +81,14 @@ def test_what_goes_the_ordinary_way(wish: dict[str, Any]) -> None:
     assert begun(**wish) is None
 
 
+def test_a_body_that_is_too_long_goes_the_ordinary_way() -> None:
+    """Where it is refused."""
+    host: Any = FakeHost()
+
+    assert Express(host).begin("POST", TARGET, [(b"content-length", b"3")], b"abc", "http", None) is None
+    assert not host.calls
+
+
 def test_paths_of_strangers_are_not_kept() -> None:
     """But for so many, and short ones."""
     express = Express(FakeHost())  # type: ignore[arg-type]
