@@ -75,6 +75,8 @@ class App:
             if begun := scope.get("state", NOTHING).get(BEGUN):
                 await begun(scope, receive, send)
                 return
+            if scope["method"] == "CONNECT":
+                raise _no_tunnel(scope)
             found = self._functions.find(scope)
             if found is None and scope["raw_path"][:4].lower() == b"http":
                 _drop_authority(scope)
@@ -185,7 +187,8 @@ class App:
         return Response(await self._host.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotFound(f"there is nothing at {scope['path']}")
+        where = ": what is served is at /spaces" if scope["path"] == "/" else ""
+        raise NotFound(f"there is nothing at {scope['path']}{where}")
 
 
 def _has_body(scope: Scope) -> bool:
@@ -202,6 +205,12 @@ async def _linger(receive: Receive) -> None:
             with anyio.move_on_after(LINGER_STEP) as step:
                 message = await receive()
             more = not step.cancelled_caught and message.get("more_body", False)
+
+
+def _no_tunnel(scope: Scope) -> BadRequest:
+    """CONNECT is for proxies. Its client takes what follows for the tunnel's, so nothing there is a request to us."""
+    close = {"Connection": "close"} if scope["http_version"].startswith("1") else {}
+    return BadRequest("CONNECT asks for a tunnel, and this is no proxy", headers=close)
 
 
 def _drop_authority(scope: Scope) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import msgspec
 
 from runtime import config, links, snapshots
 from runtime.config import Config
-from runtime.search import NAME, Findings, Found, Hint, Search, misnamed, misplaced, unreadable
+from runtime.search import NAME, Findings, Found, Hint, Search, fileless, is_folder, misnamed, misplaced, unreadable
 from runtime.snapshots import Snapshot
 from runtime.stillness import await_git, settle
 from runtime.watcher import Watcher, is_ignored
@@ -190,7 +190,7 @@ class Loader:
         for entry in entries:
             if is_ignored(entry.name):
                 continue
-            if not entry.is_dir():
+            if not is_folder(entry):
                 self._hints += misplaced(entry)
             elif not NAME.fullmatch(entry.name):
                 self._hints.append(misnamed(entry.path, entry.name, ""))
@@ -204,8 +204,13 @@ class Loader:
         return Catalog(
             functions={(space, name): one for space, found in spaces for name, one in found.functions.items()},
             spaces=tuple(name for name, _ in spaces),
-            hints=(*self._hints, *(hint for _, each in spaces for hint in each.hints)),
+            hints=(*self._hints, *(hint for _, each in spaces for hint in each.hints), *self._fileless()),
         )
+
+    def _fileless(self) -> Iterator[Hint]:
+        for space, settings in self._config.spaces.items():
+            if findings := self._spaces.get(space):
+                yield from fileless(self._config.file, space, settings.functions, findings.functions)
 
 
 def _sleep(seconds: float) -> bool:

@@ -5,10 +5,11 @@ Used by `loader`, in a thread. Files that have not changed are not read again.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from runtime.snapshots import Known, Stamp
 from runtime.watcher import is_ignored
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+GUESSED = 20  # names, of those that no file has, for which the nearest right one is looked for
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -107,7 +109,7 @@ class Search:
                 continue
             if entry.is_symlink():
                 self._result.links.append(entry.path)
-            if entry.is_dir():
+            if is_folder(entry):
                 folders.append(entry)
             elif entry.name.endswith(".py"):
                 self._file(entry.name[:-3], entry.path)
@@ -269,6 +271,14 @@ def _stem(path: str, folder: str) -> str:
     return os.path.basename(place) if place != folder else leaf.removesuffix(".py")
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; not where a link leads in a circle, or where nobody may look."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def unreadable(path: str, error: OSError) -> Hint:
     """What is there cannot be read."""
     return Hint(Path(path), f"it cannot be read: {error.strerror}")
@@ -300,3 +310,12 @@ def misplaced(entry: os.DirEntry[str]) -> Iterator[Hint]:
         else "it is in no space, so that no function can import it"
     )
     yield Hint(Path(entry.path), message, is_function)
+
+
+def fileless(file: Path, space: str, named: Collection[str], found: Collection[str]) -> Iterator[Hint]:
+    """Functions that are `named` in spaces.toml, and not among those `found`; nothing where none was found at all."""
+    lost = [name for name in named if name not in found] if found else []
+    for count, name in enumerate(lost):
+        near = difflib.get_close_matches(name, found, 1) if count < GUESSED else []
+        better = f"; did you mean `{near[0]}`?" if near else ""
+        yield Hint(file, f"[spaces.{space}.functions.{name}] is for a function that no file has{better}")

@@ -7,6 +7,7 @@ the waiting.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.util
 import logging
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -67,7 +69,8 @@ def listen(settings: ServerSettings, *, exposed: bool, count: int = 1) -> list[s
             sock.close()
         number = error.errno or 0  # negative: from the resolver, which has words of its own
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {settings.bind}: {reason}") from error
+        elsewhere = "; `--bind HOST:PORT` chooses another port, 0 a free one" if number == errno.EADDRINUSE else ""
+        raise ConfigError(f"cannot listen on {settings.bind}: {reason}{elsewhere}") from error
     for sock in socks:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)  # its connections inherit it
@@ -106,7 +109,9 @@ def require(settings: ServerSettings) -> None:
         ("issuer", "cryptography" if settings.issuer else None, "oidc"),
     ):
         if module is not None and importlib.util.find_spec(module) is None:
-            raise ConfigError(f'{wanted} needs an extra: pip install "spaces-runtime[{extra}]"')
+            raise ConfigError(
+                f"{wanted} needs an extra: {_installer()} '.[{extra}]', in the folder that spaces was installed from"
+            )
     if settings.certfile and settings.keyfile:
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -114,6 +119,12 @@ def require(settings: ServerSettings) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(f"certfile {settings.certfile} with keyfile {settings.keyfile}: {reason}") from error
+
+
+def _installer() -> str:
+    """The command that installs into the environment we run in; one that uv has made has no pip."""
+    has_pip = importlib.util.find_spec("pip") is not None
+    return f"{sys.executable} -m pip install" if has_pip else f"uv pip install --python {sys.executable}"
 
 
 def url_of(sock: socket.socket, settings: ServerSettings) -> str:

@@ -16,7 +16,7 @@ KeyPath = tuple[str | int, ...]
 _SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _PART = r"""(?:"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
-_KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
+KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
 _SCALAR = re.compile(
     # Up to two quotes may stand before the closing three of a multi-line string and belong to it.
     r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'
@@ -124,7 +124,7 @@ class KeyLines:
         self._at += 1
 
     def _key(self) -> list[str]:
-        raw = self._take(_KEY)
+        raw = self._take(KEY)
         if '"' not in raw and "'" not in raw:
             return [part.strip(" \t") for part in raw.split(".")]
         try:

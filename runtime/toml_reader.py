@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ConfigError
-from runtime.toml_lines import KeyLines, KeyPath
+from runtime.toml_lines import KEY, KeyLines, KeyPath
 
 Readers = Mapping[str, Callable[[Any], Any]]
 
@@ -203,7 +203,8 @@ def choice(options: tuple[str, ...], raw: Any) -> str:
 def integer(least: int, raw: Any) -> int:
     """A whole number from `least` up."""
     if isinstance(raw, bool) or not isinstance(raw, int):
-        raise ValueError(f"must be a whole number, not {_kind(raw)}")
+        given = f"the string {shown(raw)}" if isinstance(raw, str) else _kind(raw)
+        raise ValueError(f"must be a whole number, not {given}")
     if not least <= raw < 2**31:
         raise ValueError(f"must be {least} to {2**31 - 1}, not {shown(raw)}")
     return raw
@@ -319,4 +320,7 @@ def _syntax_problem(file: Path, text: str, message: str) -> str:
     if found := _ERROR_PLACE.search(message):
         message = message[: found.start()]
         line = int(found[1] or text.count("\n") + 1)
+    key, sign, _ = text.split("\n")[line - 1].partition("=")
+    if message == "Cannot overwrite a value" and sign and KEY.fullmatch(key.strip()):
+        message += f": is `{key.strip()}` there twice?"
     return f"{file}:{line}: {message[:1].lower()}{message[1:]}"

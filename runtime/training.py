@@ -41,7 +41,7 @@ AT_ONCE = 2  # trainings
 ASIDE = 0.5  # seconds between looks at whether another host still trains a function
 STEP = 60.0  # seconds between two looks at one that runs
 MODELS_KEPT = 5
-MISSING = 'trained functions need an extra: pip install "spaces-runtime[classify]"'
+MISSING = "trained functions need an extra: pip install '.[classify]', in the folder that the host was installed from"
 
 _JSON = b"content-type\0application/json"
 _EXPORT = re.compile(r"export-([0-9]{1,16})\.jsonl")

@@ -140,6 +140,18 @@ def error_codes(cls: type[HostError]) -> set[str]:
     return {cls.code}.union(*map(error_codes, cls.__subclasses__()))
 
 
+def refusals(source: Path) -> Iterator[tuple[str, int]]:
+    """Code and status of every `Refused` that a module of the worker side or of trained functions makes."""
+    for node in ast.walk(ast.parse(read(source))):
+        match node:
+            case ast.Call(
+                func=ast.Name(id="Refused"), args=[ast.Constant(value=int(status)), ast.Constant(value=code), *_]
+            ):
+                yield code, status
+            case ast.Call(func=ast.Name(id="Refused"), args=[ast.Constant(value=str(code)), _, *status]):
+                yield code, ast.literal_eval(status[0]) if status else 400
+
+
 def settings(table: type[msgspec.Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(table)]
 
@@ -245,6 +257,16 @@ def test_every_error_code_is_described() -> None:
 
     assert "not_found" in codes
     assert [code for code in codes if not explains(page, code)] == []
+
+
+def test_every_refusal_is_described() -> None:
+    """docs/reference/errors.md has a row for each code and status with which a worker refuses data."""
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", read(REFERENCE / "errors.md"), re.MULTILINE)
+    sources = [path for folder in ("worker", "classify") for path in (REPOSITORY / "runtime" / folder).rglob("*.py")]
+    found = {refusal for source in sources for refusal in refusals(source)}
+
+    assert {("bad_json", 400), ("not_trained", 400)} <= found
+    assert found - {(code, int(status)) for code, status in rows} == set()
 
 
 def test_every_metric_is_described() -> None:

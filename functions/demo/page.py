@@ -6,6 +6,8 @@ curl -i http://127.0.0.1:8000/spaces/demo/functions/page/invoke/no/such/page
 
 import html
 
+HEAD = '<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1"><title>Page</title>'
+
 
 def handle(function_call_info):
     found = function_call_info.path == "/"
@@ -13,5 +15,5 @@ def handle(function_call_info):
     return {
         "status_code": 200 if found else 404,
         "headers": {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"},
-        "body": f"<!doctype html><title>Page</title><h1>{html.escape(title)}</h1>",
+        "body": f"{HEAD}<h1>{html.escape(title)}</h1>",
     }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from .multipart import UploadedFile as UploadedFile
 Decoder = Callable[[CallInfo], Any]
 
 _ANYTHING = (inspect.Parameter.empty, Any, object)
+_FORM = b"application/x-www-form-urlencoded"
+_BEGINS_AS_JSON = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")  # no form does: a client escapes these
 
 
 def decoder(annotation: Any) -> Decoder:
@@ -45,33 +48,26 @@ def plain(info: CallInfo) -> Any:
     content_type, media = _media(info)
     if not info.body:
         return _query(info)
-    if _is_json(media):
+    if _is_json(info.body, media):
         return jsons.loads(info.body)
     return _other(info, content_type, media)
 
 
 def _other(info: CallInfo, content_type: bytes, media: bytes) -> Any:
-    """The body where the content type does not say JSON."""
+    """The body where it does not say that it is JSON."""
     body = info.body
+    if media == _FORM:
+        return merged(query_pairs(body))
     if media == b"multipart/form-data":
         return multipart.form(body, content_type)
     if media.startswith(b"text/"):
         return info.text
-    if not _may_be_json(body, media):
-        return _unparsed(body, media)
+    if media:
+        return body
     try:
         return jsons.loads(body)
     except Refused:
-        return _unparsed(body, media)
-
-
-def _may_be_json(body: bytes, media: bytes) -> bool:
-    """Whether a body of no or of curl's default type is worth a try: `curl -d '{"a": 1}'` says urlencoded."""
-    return not media or (media == b"application/x-www-form-urlencoded" and body[:1] in (b"{", b"["))
-
-
-def _unparsed(body: bytes, media: bytes) -> Any:
-    return merged(query_pairs(body)) if media == b"application/x-www-form-urlencoded" else body
+        return body
 
 
 def _query(info: CallInfo) -> dict[str, Any]:
@@ -83,8 +79,13 @@ def _media(info: CallInfo) -> tuple[bytes, bytes]:
     return content_type, content_type.partition(b";")[0].strip().lower()
 
 
-def _is_json(media: bytes) -> bool:
+def _says_json(media: bytes) -> bool:
     return media == b"application/json" or media.endswith(b"+json")
+
+
+def _is_json(body: bytes, media: bytes) -> bool:
+    """Whether the body is to be JSON by its content type, or for all that: `curl -d '{"a": 1}'` says it is a form."""
+    return _says_json(media) or (media == _FORM and _BEGINS_AS_JSON.match(body) is not None)
 
 
 # -- annotated -----------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def _text_of(check: typed.Check) -> Decoder:
     """For `data: str`: the text of the body, except that a JSON body has to be a JSON string."""
 
     def data(info: CallInfo) -> Any:
-        if info.wire_body and _is_json(_media(info)[1]):
+        if info.wire_body and _says_json(_media(info)[1]):
             return check.json(info.body)
         return info.text
 
@@ -111,10 +112,10 @@ def _checked(check: typed.Check, nullable: bool) -> Decoder:
         if not body:
             return _from_query(check, info, nullable)
         content_type, media = _media(info)
-        if _is_json(media):
+        if _is_json(body, media):
             return check.json(body)
-        if _may_be_json(body, media):
-            return _guessed(check, body, media)
+        if not media:
+            return _guessed(check, body)
         value = _other(info, content_type, media)
         return typed.from_form(check, value) if isinstance(value, dict) else check.value(value, lenient=True)
 
@@ -130,17 +131,15 @@ def _from_query(check: typed.Check, info: CallInfo, nullable: bool) -> Any:
         raise
 
 
-def _guessed(check: typed.Check, body: bytes, media: bytes) -> Any:
+def _guessed(check: typed.Check, body: bytes) -> Any:
+    """What may be JSON or not, as nobody says what it is."""
     try:
         return check.json(body)
     except Refused as refused:
         if refused.code != "bad_json":
             raise
-        value = _unparsed(body, media)
-        if isinstance(value, dict):
-            return typed.from_form(check, value)
         try:
-            return check.value(value, lenient=False)
+            return check.value(body, lenient=False)
         except Refused:
             raise refused from None
 

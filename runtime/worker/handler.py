@@ -139,7 +139,7 @@ def _native(spec: dict[str, Any], importer: LocalImporter) -> Handler:
     if handle is None:
         raise LoadError("there is no `handle` in this file: define `def handle(data): ...`")
     if not callable(handle):
-        raise LoadError(f"`handle` is a {type(handle).__name__}, not a function")
+        raise LoadError(f"`handle` is not a function, but of the type {type(handle).__name__}")
     return Handler(spec, handle)
 
 

@@ -224,6 +224,7 @@ def test_list(site: Site) -> None:
     site.write("demo/hello.py", HELLO)
     site.write("demo/folder/handler.py", "raise SystemExit\nasync def handle(req): ...\n")
     site.write("demo/bad-näme.py", HELLO)
+    site.write("spaces.toml", "[spaces.demo.functions.helo]\n")
     ended = spaces("list", site.root)
 
     assert ended.returncode == 0
@@ -238,6 +239,7 @@ def test_list(site: Site) -> None:
         ["demo/hello", "/spaces/demo/functions/hello/invoke", "sync handle(data)", "functions/demo/hello.py:2"],
     ]
     assert "bad-näme" in ended.stderr
+    assert "functions.helo] is for a function that no file has; did you mean `hello`?" in ended.stderr
 
 
 # invoke.
@@ -389,7 +391,7 @@ def test_check_finds_nothing(site: Site) -> None:
     site.write("demo/fine.py", HELLO)
     ended = spaces("check", site.root)
 
-    assert (ended.returncode, ended.stdout) == (0, "1 functions, 0 with a problem\n")
+    assert (ended.returncode, ended.stdout) == (0, "1 function, 0 with a problem\n")
 
 
 def test_check_of_a_wrong_configuration(site: Site) -> None:

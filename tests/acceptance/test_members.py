@@ -252,7 +252,7 @@ def test_a_state_is_that_of_all(site: Site) -> None:
     [
         (("dev", "--processes", "2"), "always one process"),
         (("serve", "--processes", "0"), "must be 1 to"),
-        (("serve", "--processes", "two"), "must be a whole number"),
+        (("serve", "--processes", "two"), "must be a whole number, not the string 'two'"),
     ],
 )
 def test_numbers_that_are_refused(site: Site, command: tuple[str, ...], message: str) -> None:

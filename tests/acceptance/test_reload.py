@@ -214,7 +214,7 @@ BROKEN = {
     "killed": ("import os\nos.kill(os.getpid(), 11)\ndef handle(data): pass\n", 3, "SIGSEGV"),
     "handle removed": ("def handel(data):\n    return 2\n", 1, "no `handle`"),
     "handle deleted as it runs": ("def handle(data): pass\ndel handle\n", 1, "no `handle`"),
-    "handle is no function": ("handle = 3\n", 1, "not a function"),
+    "handle is no function": ("handle = 3\n", 1, "`handle` is not a function, but of the type int"),
     "unknown parameter": ("def handle(spam):\n    return 2\n", 1, "spam"),
     "emptied": ("", 1, "no `handle`"),
     "cut off": ("import os\n\ndef handle(data):\n    return [1, 2", 4, "SyntaxError"),

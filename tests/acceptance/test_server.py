@@ -253,7 +253,9 @@ def test_the_port_is_taken(site: Site, engine: str) -> None:
         ended = spaces("serve", str(site.root), "--bind", bind, "--engine", engine)
 
     assert ended.returncode == 2
-    assert ended.stderr == f"spaces: cannot listen on {bind}: Address already in use\n"
+    said, _, advice = ended.stderr.partition("; ")
+    assert said == f"spaces: cannot listen on {bind}: Address already in use"
+    assert advice == "`--bind HOST:PORT` chooses another port, 0 a free one\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "dev"])
@@ -479,10 +481,16 @@ def test_metrics(busy: Running) -> None:
 def test_metrics_of_reloads(busy: Running) -> None:
     """Edits that were loaded beside a serving version, and those that could not be."""
     counted = "reloads_total", "hello"
-    (busy.root / "functions/demo/hello.py").write_text("def handle(data:")
+
+    def save(text: str) -> None:
+        """At one moment: a look at half of it would be one more that has failed."""
+        (busy.root / "hello.new").write_text(text)
+        (busy.root / "hello.new").replace(busy.root / "functions/demo/hello.py")
+
+    save("def handle(data:")
     eventually(lambda: busy.status("demo/hello")["load_error"], "the edit has failed")
     failed = value(samples(busy), *counted, outcome="failed")
-    (busy.root / "functions/demo/hello.py").write_text("def handle(data):\n    return 2\n")
+    save("def handle(data):\n    return 2\n")
     eventually(lambda: busy.call("demo/hello").text == "2", "the next edit is served")
 
     assert failed == 1

@@ -454,7 +454,7 @@ async def test_a_malformed_id_is_refused_and_not_repeated(client: Client, label:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/", "there is nothing at /"),
+        ("/", "there is nothing at /: what is served is at /spaces"),
         ("/healthz/", "there is nothing at /healthz/"),
         ("/spaces/", "there is nothing at /spaces/"),
         ("/spaces/demo/functions/stock/invoked", "there is nothing at /spaces/demo/functions/stock/invoked"),
@@ -496,7 +496,7 @@ async def test_the_address_may_be_whole(client: Client) -> None:
 
     assert client.host.calls[0].path == b"/a%20b"
     assert page.status == 200
-    assert root.error["message"] == "there is nothing at /"
+    assert root.error["message"].startswith("there is nothing at /:")
     broken = await client.request("http://[example.com/healthz", sends=[body()])
     assert (broken.status, broken.error["message"]) == (400, "the host in the address is malformed")
 

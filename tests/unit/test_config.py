@@ -435,7 +435,9 @@ def test_the_file_is_named_as_the_root_was_given(root: Root, monkeypatch: pytest
         ("[server]\nbind = \n", "spaces.toml:2: invalid value"),
         ("[server]\nbind = 'x", "spaces.toml:2: expected"),
         ("[server]\n\n[server]\n", "spaces.toml:3: cannot declare"),
-        ("a = 1\na = 2\n", "spaces.toml:2: cannot overwrite a value"),
+        ("a = 1\na = 2\n", "spaces.toml:2: cannot overwrite a value: is `a` there twice?"),
+        ("[a]\n 'b c' . d = 1\n 'b c'.d = '='", "spaces.toml:3: cannot overwrite a value: is `'b c'.d` there twice?"),
+        ("a = 1\na = [\n'=']\n", "spaces.toml:3: cannot overwrite a value"),
         ("\nx = " + "9" * 5000, "spaces.toml:1: "),
         ("x = " + "[" * 100_000, "spaces.toml:1: nested too deeply"),
     ],
@@ -598,7 +600,7 @@ WRONG = [
     ("[server]\nbind = 8000", 2, "`bind` in [server]: must be a string in quotes, not a whole number"),
     ("[server]\nhttp3 = 'yes'", 2, "`http3` in [server]: must be true or false, not a string"),
     ("[defaults]\ntimeout = 07:32:00", 2, "`timeout` in [defaults]: must be a duration such as 10, "),
-    ("[defaults]\nmax_workers = '4'", 2, "`max_workers` in [defaults]: must be a whole number, not a string"),
+    ("[defaults]\nmax_workers = '4'", 2, "`max_workers` in [defaults]: must be a whole number, not the string '4'"),
     ("[defaults]\nmethods = 'GET'", 2, "`methods` in [defaults]: must be a list of HTTP methods"),
     ("[defaults]\nenv = 'A=1'", 2, "`env` in [defaults]: must be a table, not a string"),
     # wrong values
@@ -679,7 +681,7 @@ WRONG = [
     ),
     ("[server]\nprocesses = 0", 2, "`processes` in [server]: must be 1 to 256, not 0"),
     ("[server]\nprocesses = 257", 2, "`processes` in [server]: must be 1 to 256, not 257"),
-    ("[server]\nprocesses = 'all'", 2, "`processes` in [server]: must be a whole number, not a string"),
+    ("[server]\nprocesses = 'all'", 2, "`processes` in [server]: must be a whole number, not the string 'all'"),
     (
         "[server]\nengine = 'uvicorn'\ncertfile = 'pem'\nkeyfile = 'pem'\nhttp3 = true",
         5,

@@ -356,6 +356,21 @@ async def test_a_new_file_that_is_no_function_is_hinted_at_once(place: Place, lo
     assert hints[0].startswith("functions/demo/odd name.py: ")
 
 
+async def test_settings_for_a_function_that_is_not_there_are_hinted_at(
+    place: Place, logged: Callable[[], list[str]]
+) -> None:
+    """As soon as spaces.toml is saved, and no more once it is right."""
+    async with place.host({"demo/echo.py": ECHO}, watch=True) as host:
+        place.write({"spaces.toml": "[spaces.demo.functions.ehco]\ntimeout = 3\n"})
+        await until(lambda: host.hints)
+        place.write({"spaces.toml": "[spaces.demo.functions.echo]\ntimeout = 3\n"})
+        await until(lambda: not host.hints)
+
+    assert [line for line in logged() if "ehco" in line] == [
+        "spaces.toml: [spaces.demo.functions.ehco] is for a function that no file has; did you mean `echo`?"
+    ]
+
+
 # Its end.
 
 

@@ -106,6 +106,24 @@ def test_the_configuration_names_spaces_too(root: Root, tmp_path: Path) -> None:
     assert set(root.loader.scan().functions) == {("away", "far")}
 
 
+def test_settings_of_a_function_that_no_file_has_are_hinted_at(root: Root) -> None:
+    """With the nearest name that one has; where a folder has none at all, that is the hint."""
+    root.write({"shop/other.py": HANDLE, "shop/stock.py": HANDLE, "shop/__init__.py": "", "bare/helper.py": "x = 1"})
+    functions = ("shop.functions.stock", "shop.functions.othr", "shop.functions.zzz", "bare.functions.helper")
+    text = "".join(f"[spaces.{name}]\n" for name in functions)
+    root.loader.configure(root.configuration(text))
+    hints = [hint for hint in root.loader.scan({"bare"}).hints if hint.important]
+    assert {hint.path for hint in hints} == {root.folder / "spaces.toml", root.functions / "bare"}
+    assert [hint.message for hint in hints if hint.path.suffix] == [
+        "[spaces.shop.functions.othr] is for a function that no file has; did you mean `other`?",
+        "[spaces.shop.functions.zzz] is for a function that no file has",
+    ]
+    root.write({"shop/othr.py": HANDLE})
+    assert [hint for hint in root.loader.scan().hints if hint.path.name == "spaces.toml"] == [hints[-1]]
+    root.loader.configure(root.configuration(""))
+    assert root.hints({}) == {"bare": "there is no function in it: no file here has a `handle`"}
+
+
 def test_links_are_followed(root: Root, tmp_path: Path) -> None:
     """Of files and of folders, as when a ConfigMap is mounted."""
     (tmp_path / "elsewhere").mkdir()
@@ -268,6 +286,31 @@ def test_what_cannot_be_read_is_said(root: Root, monkeypatch: pytest.MonkeyPatch
         "demo/link.py": "it is a link to a file that does not exist",
         "closed": "it cannot be read: Permission denied",
     }
+    assert root.names() == {"demo/stock"}
+
+
+def test_links_that_lead_nowhere_are_said(root: Root) -> None:
+    """They end no look: in a circle, through a file, to a name that is too long; among spaces, too."""
+    root.write({"demo/stock.py": HANDLE})
+    demo = root.functions / "demo"
+    for name, target in {"circle": "circle.py", "through": "stock.py/x.py", "long": f"{'a' * 300}.py"}.items():
+        (demo / f"{name}.py").symlink_to(target)
+    (demo / "folder").symlink_to("folder")
+    (root.functions / "space").symlink_to("space")
+    assert root.hints({}) == {
+        "demo/circle.py": "it cannot be read: Too many levels of symbolic links",
+        "demo/through.py": "it cannot be read: Not a directory",
+        "demo/long.py": "it cannot be read: File name too long",
+    }
+    assert root.names() == {"demo/stock"}
+
+
+def test_what_is_too_large_for_code_is_said(root: Root) -> None:
+    """It is not read at all."""
+    root.write({"demo/stock.py": HANDLE, "demo/large.py": ""})
+    os.truncate(root.functions / "demo" / "large.py", 10**12)
+    [said] = root.hints({}).values()
+    assert said == f"it cannot be read: it has {10**12} bytes, and a file of Python may have {snapshots.LARGEST}"
     assert root.names() == {"demo/stock"}
 
 

@@ -289,7 +289,7 @@ async def test_what_is_not_installed_is_named(host: StandIn, monkeypatch: pytest
     async with running(host) as teacher:
         function = await teacher.create("x", "Text", "Classification", None)
         await teach(teacher, function, "a", "a", "b", "b")
-        assert 'pip install "spaces-runtime[classify]"' in (await settled(teacher, function)).problem
+        assert "pip install '.[classify]'" in (await settled(teacher, function)).problem
     assert host.submitted == []
 
 

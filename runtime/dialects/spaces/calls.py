@@ -59,11 +59,18 @@ class Calls:
         """Calls, the newest first: of a function, or of all."""
         query = await self._allowed(request, listing.read(request.query_params, request.path_params))
         found = await self._host.journal.find(msgspec.structs.replace(query, limit=query.limit + 1))
-        if not found and query.space is not None and query.name is not None:
-            self._host.lookup(query.space, query.name)
+        if not found and query.space is not None:
+            self._must_be_there(query.space, query.name)
         page = found[: query.limit]
         following = str(page[-1].id) if len(found) > query.limit else None
         return _json({"calls": [entries.describe(entry) for entry in page], "next": following})
+
+    def _must_be_there(self, space: str, name: str | None) -> None:
+        """NotFound where there is no such space, or no such function in it."""
+        if name is None:
+            self._host.registry.in_space(space)
+        else:
+            self._host.lookup(space, name)
 
     async def _allowed(self, request: Request, query: Query) -> Query:
         """The query, narrowed to the one space that who asks may read, if it names none; Unauthorized, Forbidden."""

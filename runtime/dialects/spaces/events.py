@@ -65,7 +65,8 @@ class EventStream(Response):
                 if entry is None:
                     raise NotFound("the call is no longer kept")
             elif entry.status.is_final:
-                await _send(send, _event("end", entries.describe(entry), None))
+                outcome = await journal.outcome(self._id) if entry.code is not None else None
+                await _send(send, _event("end", entries.describe(entry, outcome), None))
                 return
             elif self._host.stopping:
                 return

@@ -55,7 +55,11 @@ def _moment(text: str) -> float:
     try:
         return time.time() - duration(text, zero=True)
     except ValueError:
+        pass
+    try:
         return read_moment(text, "since and until")
+    except BadRequest as error:
+        raise BadRequest(f"{error.message}, or how long ago: 15m") from None
 
 
 def _flag(text: str) -> bool:

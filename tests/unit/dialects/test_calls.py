@@ -279,6 +279,16 @@ async def test_a_filter_that_is_not_understood_is_refused(query: str) -> None:
     assert answer.status_code == 400
 
 
+async def test_a_time_that_is_none_is_told_what_one_is() -> None:
+    """Also how long ago, which only a list takes."""
+    async with edge() as site:
+        answer = await site.client.get("/calls?since=monday")
+
+    assert answer.json()["error"]["message"] == (
+        "since and until must be a time such as 2027-01-31T09:00:00Z, or seconds since 1970, or how long ago: 15m"
+    )
+
+
 async def test_calls_of_a_function_that_is_gone_are_still_there() -> None:
     """One that never was has none."""
     async with edge() as site:
@@ -289,6 +299,19 @@ async def test_calls_of_a_function_that_is_gone_are_still_there() -> None:
 
     assert [call["id"] for call in listed.json()["calls"]] == [number]
     assert unknown.status_code == 404
+
+
+async def test_calls_of_a_space_that_is_gone_are_still_there() -> None:
+    """One that never was has none, other than one in which nothing was called."""
+    async with edge() as site:
+        quiet, unknown = [await site.client.get(f"/calls?space={name}") for name in ("demo", "dmeo")]
+        number = await site.accepted()
+        site.host.registry = type(site.host.registry)((), {})
+        listed = await site.client.get("/calls?space=demo")
+
+    assert [call["id"] for call in listed.json()["calls"]] == [number]
+    assert quiet.json() == {"calls": [], "next": None}
+    assert (unknown.status_code, unknown.json()["error"]["message"]) == (404, "there is no space `dmeo` here")
 
 
 async def test_calls_can_be_found_without_their_function() -> None:

@@ -43,6 +43,7 @@ async def test_everything_that_happened_is_told_in_order() -> None:
     async with edge() as site:
         number = await ended_call(site)
         answer = await site.client.get(f"{AT}/calls/{number}/events")
+        shown = (await site.client.get(f"{AT}/calls/{number}")).json()
 
     happened = told(answer.text)
     assert answer.headers["content-type"] == "text/event-stream"
@@ -52,7 +53,8 @@ async def test_everything_that_happened_is_told_in_order() -> None:
     assert happened[2][2] == {"at": "2027-01-15T08:00:00.000Z", "level": "info", "text": "one\ntwo"}
     assert happened[3][2] == {"at": "2027-01-15T08:00:00.000Z", "fraction": 0.5, "message": "half"}
     assert happened[5][2]["status"] == "succeeded"
-    assert happened[5][2]["result"]["status"] == 200
+    assert happened[5][2] == shown
+    assert (shown["result"]["status"], shown["result"]["length"]) == (200, 11)
 
 
 @pytest.mark.parametrize("how", ["header", "query"])
