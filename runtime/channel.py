@@ -11,6 +11,7 @@ import asyncio
 import re
 import socket
 from collections import deque
+from time import monotonic
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -21,6 +22,8 @@ from .exchange import Exchange, held
 from .worker import wire
 
 RECEIVE = 64 * 1024  # larger buffers would be mapped and unmapped at each read
+ASK_EVERY = 0.05  # seconds: so often at most, an async worker that is given a call is asked whether its loop turns
+SILENCE = 0.05  # seconds without an answer after which it is taken not to
 KNOWN_HEADERS = 256  # that many of a worker's are remembered as good
 HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+\0[^\0\r\n]*(?:\0(?=.)|$))*", re.DOTALL)
 
@@ -48,6 +51,9 @@ class Owner(Protocol):
 
     def released(self, exchange: Exchange, result: Result | None) -> None:
         """A call is over; its place in the worker is free."""
+
+    def turned(self) -> None:
+        """Its loop turns again."""
 
     def broken(self, error: HostError | None) -> None:
         """The channel has closed, or must be: an `error` says which rule the worker broke."""
@@ -122,12 +128,16 @@ class Channel:
         self.last_stream = last_stream
         self._good_headers: set[bytes] = set()
         self.pongs = 0
+        self._asked: deque[tuple[int, float]] = deque()  # PINGs without a PONG: the last call before each, and when
+        self._ask_at = 0.0
         loop.add_reader(sock, self._readable)
 
     def start(self, exchange: Exchange, deadline: float) -> bool:
         """Send a call; `deadline` in seconds since the epoch. False when it has no room now, or is gone."""
         call = exchange.call
         stream = self.last_stream = (self.last_stream + 1) & 0xFFFFFFFF or 1
+        if self.queue is None:
+            self._ask_now_and_then(stream)
         length = exchange.size
         inline = b"".join(call.body) if length <= wire.INLINE else b""
         frame = wire.call_frame(
@@ -153,7 +163,7 @@ class Channel:
     @property
     def sockets(self) -> list[socket.socket] | None:
         """What it consists of, as long as nothing is on its way that only this host could make sense of."""
-        if self.closed or self.exchanges or self._unsent or self._reader.pending:
+        if self.closed or self.exchanges or self._unsent or self._asked or self._reader.pending:
             return None
         return [self._sock, *(self.queue.pair if self.queue is not None else ())]
 
@@ -163,7 +173,45 @@ class Channel:
 
     def ping(self) -> None:
         """Ask an async worker to add one to `pongs`, which it does as long as its loop turns."""
+        self._ask(self.last_stream, monotonic())
+
+    def _ask_now_and_then(self, stream: int) -> None:
+        """Before a call is sent to an async worker that has had others for some time."""
+        now = monotonic()
+        if not self.exchanges:
+            self._ask_at = now + ASK_EVERY
+        elif now >= self._ask_at:
+            self._ask(stream - 1, now)
+
+    def _ask(self, last: int, now: float) -> None:
+        self._ask_at = now + ASK_EVERY
+        self._asked.append((last, now))
         self.write(wire.frame(wire.PING, 0))
+
+    @property
+    def silent(self) -> bool:
+        """Whether an async worker has been asked whether its loop turns, and should have answered by now."""
+        return bool(self._asked) and monotonic() - self._asked[0][1] > SILENCE
+
+    def unbegun(self) -> list[Exchange]:
+        """Of a worker that has ended: the calls it surely had not begun, which are the caller's to place again.
+
+        An async one hears of everything in order, so never of what was sent behind a PING that it has not answered.
+        """
+        found = self.take_back()
+        if self._asked and not self.closed:
+            last = self._asked[0][0]
+            unheard = [stream for stream in self.exchanges if 0 < (stream - last) & 0xFFFFFFFF < 1 << 31]
+            found += [self.exchanges.pop(stream) for stream in unheard]
+        return found
+
+    def _answered(self) -> None:
+        was_silent = self.silent
+        self.pongs += 1
+        if self._asked:
+            self._asked.popleft()
+        if was_silent and not self.silent:
+            self.owner.turned()
 
     def close(self) -> None:
         """Close the socket: the worker finishes what it is doing and exits."""
@@ -264,7 +312,7 @@ class Channel:
         elif kind == wire.READY:
             self.owner.ready()
         elif kind == wire.PONG:
-            self.pongs += 1
+            self._answered()
         else:
             raise wire.ProtocolError(f"a frame of kind {kind} out of place")
 

@@ -12,12 +12,13 @@ from time import monotonic
 from typing import Protocol
 
 from .calls import Call, Result
-from .errors import HostError, NoFreeWorker, StillLoading
+from .errors import FunctionTimeout, HostError, NoFreeWorker, StillLoading
 from .worker import wire
 
 PART = 4  # credit is given back in amounts of at least this part of the window
 GRANT = wire.WINDOW // PART
 RETRY_AFTER = {"Retry-After": "1"}
+STALLED = 60.0  # seconds that a client may leave a stream unread
 CROWD = 4 * 1024 * 1024  # bytes; when clients leave more than this unread in all, each is allowed little
 
 
@@ -162,6 +163,18 @@ class Exchange:
     def is_long(self) -> bool:
         """Whether the request's body does not travel with the call, but follows."""
         return self.size > wire.INLINE
+
+    @property
+    def ends_at(self) -> float:
+        """When its time is up, unless something of a stream comes, or is taken, before."""
+        if not self.streaming:
+            return self.deadline
+        return self.progress_at + (STALLED if self.unread else self.timeout)
+
+    def timed_out(self, label: str) -> HostError:
+        """That it began, and its time is up."""
+        what = "sent nothing more" if self.streaming else "did not answer"
+        return FunctionTimeout(f"`{label}` {what} within {self.timeout:g} s")
 
     def unbegun(self, label: str, *, loaded: bool) -> HostError:
         """Why it was not begun in time, although the function was `loaded`, or because it was not."""

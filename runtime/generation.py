@@ -114,6 +114,9 @@ class Home(Protocol):
     def removed(self, worker: Worker) -> None:
         """The worker takes no further calls."""
 
+    def turned(self, worker: Worker) -> None:
+        """An async worker that was silent takes calls again."""
+
     def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
         """A call's output."""
 
@@ -122,18 +125,10 @@ class Worker:
     """One process running a function, and the calls in it. It takes calls at once: its socket holds them."""
 
     def __init__(
-        self,
-        generation: Generation,
-        home: Home,
-        loop: asyncio.AbstractEventLoop,
-        process: Process,
-        channel: socket.socket,
-        queue: CallQueue | None,
-        *,
-        last_stream: int = 0,
-        wanted: bool = False,
-        ahead: bool = False,
-    ) -> None:
+        self, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop, process: Process,
+        channel: socket.socket, queue: CallQueue | None,
+        *, last_stream: int = 0, wanted: bool = False, ahead: bool = False,
+    ) -> None:  # fmt: skip
         self.generation, self.capacity = generation, generation.capacity
         self.process = process
         self.wanted = wanted
@@ -150,15 +145,9 @@ class Worker:
 
     @classmethod
     def forked(
-        cls,
-        generation: Generation,
-        home: Home,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        most: int,
-        wanted: bool,
-        ahead: bool,
-    ) -> Worker:
+        cls, generation: Generation, home: Home, loop: asyncio.AbstractEventLoop,
+        *, most: int, wanted: bool, ahead: bool,
+    ) -> Worker:  # fmt: skip
         """A new process; OSError when there are no descriptors for it.
 
         `most`: how many there may be of the function, on all hosts; `wanted`: by a call that waits; `ahead`: before it
@@ -237,7 +226,7 @@ class Worker:
         """Whether a call that it had not begun when it ended is for another worker to begin."""
         lost = self.process.failure == LOST or not self.generation.alive
         may_be_luckier = (self.is_ready or lost) and not exchange.retried
-        if exchange.overdue or not (self.has_answered or self.refused or may_be_luckier):
+        if exchange.overdue or exchange.left or not (self.has_answered or self.refused or may_be_luckier):
             return False
         exchange.retried = not (self.has_answered or self.refused)  # a process that does no work may do none for ever
         return True
@@ -346,11 +335,15 @@ class Worker:
     def printed(self, exchange: Exchange | None, level: int, text: str) -> None:
         self._home.printed(exchange, level, text)
 
+    def turned(self) -> None:
+        if not self.leaving:
+            self._home.turned(self)
+
     def broken(self, error: HostError | None) -> None:
         if not self.leaving:
             self.leaving = True
             self._home.removed(self)
-        self._unstarted += self.channel.take_back()
+        self._unstarted += self.channel.unbegun() if error is None else self.channel.take_back()
         self.channel.close()
         if error is not None:
             self._fail(error)
@@ -376,7 +369,7 @@ class Worker:
             return
         self._home.removed(self)
         self.channel.drain()
-        unstarted = self._unstarted + self.channel.take_back()
+        unstarted = self._unstarted + self.channel.unbegun()
         self.channel.close()
         generation = self.generation
         generation.workers.discard(self)

@@ -23,8 +23,11 @@ class Pace:
         """A call took too long: one at a time, until the average says otherwise."""
         self.seconds, self.depth = AHEAD, 1
 
-    def answered(self, seconds: float) -> None:
-        """A call took so long in the handler."""
+    def answered(self, seconds: float | None) -> None:
+        """A call took so long in the handler; None: it is not known how long."""
+        if seconds is None:
+            self.slow_down()
+            return
         average = self.seconds = self.seconds + (seconds - self.seconds) * WEIGHT
         depth = int(AHEAD / average) if average > 0 else MAX_DEPTH
         self.depth = MAX_DEPTH if depth > MAX_DEPTH else depth or 1

@@ -18,7 +18,7 @@ from time import monotonic
 from .ahead import Ahead
 from .calls import MAX_HEAD, MAX_METHOD, Call, Result
 from .deadlines import Deadlines
-from .errors import FunctionTimeout, HeadTooLarge, HostError, LoadFailed, NoFreeWorker, Overloaded, StartFailed
+from .errors import HeadTooLarge, HostError, LoadFailed, NoFreeWorker, Overloaded, StartFailed
 from .exchange import RETRY_AFTER, Exchange
 from .generation import Generation, Worker
 from .idle import IdleEnds
@@ -33,7 +33,6 @@ RECLAIM_AFTER = 0.02  # seconds after which a call is too long for others to wai
 GROW_AFTER = 0.004  # seconds that the first in the queue waits before there is another worker
 MOMENT = 0.1  # seconds after which a call is late: its client is watched from then on
 RESPITE = 1.0  # seconds until a warm worker that died is replaced, as those that die at once would be for ever
-STALLED = 60.0  # seconds that a client may leave a stream unread
 
 log = logging.getLogger("spaces.pool")
 OnOutput = Callable[[Function, "Exchange | None", int, str], None]
@@ -105,6 +104,8 @@ class Pool:
         if hot is not None and 0 < hot.busy < self._pace.depth and not exchange.is_long:
             self._tick_soon()
             return hot
+        while self._free and self._free[-1].channel.silent:
+            self._free.pop()  # until its loop turns
         if not self._free:
             return None
         worker = self._free[-1]
@@ -266,18 +267,14 @@ class Pool:
         """A call is late, or its time has run out."""
         if exchange.over or exchange.overdue:
             return
-        due = exchange.deadline
-        if exchange.streaming:
-            due = exchange.progress_at + (STALLED if exchange.unread else exchange.timeout)
-        now = monotonic()
+        due, now = exchange.ends_at, monotonic()
         if due > now:  # a client that reads nothing may begin to, or leave: look again before its time is up
             self._deadlines.add(min(due, now + exchange.timeout), self._expired, exchange)
             exchange.is_late()
             return
-        what = "sent nothing more" if exchange.streaming else "did not answer"
-        late = FunctionTimeout(f"`{self.function.label}` {what} within {exchange.timeout:g} s")
-        why = f"did not stop at its deadline of {exchange.timeout:g} s"
-        self._stop(exchange, why, late, exchange.unbegun(self.function.label, loaded=self.state == "ready"))
+        why, label = f"did not stop at its deadline of {exchange.timeout:g} s", self.function.label
+        unbegun = exchange.unbegun(label, loaded=self.state == "ready")
+        self._stop(exchange, why, exchange.timed_out(label), unbegun)
 
     def _cancel(self, exchange: Exchange, error: HostError) -> None:
         """Nobody is to run this call, or to go on running it."""
@@ -341,10 +338,7 @@ class Pool:
             return
         if not worker.generation.is_async:
             self._hot = worker
-            if result is not None:
-                self._pace.answered(result.handler_seconds)
-            else:
-                self._pace.slow_down()
+            self._pace.answered(result.handler_seconds if result is not None else None)
         while self.waiting and self._has_room(worker, self.waiting[0]) and worker.start(self.waiting[0]):
             self.waiting.popleft()
         if worker.busy + 1 == worker.capacity:
@@ -366,6 +360,11 @@ class Pool:
             self._loop.call_soon(self.serve_waiting)  # once whoever took it out of service is done with that
         if self.function.settings.min_workers and self._respite is None:
             self._respite = self._loop.call_later(RESPITE, self._keep_minimum)
+
+    def turned(self, worker: Worker) -> None:
+        if worker.busy < worker.capacity and not worker.parting and worker not in self._free:
+            self._free.append(worker)
+        self.serve_waiting()
 
     def gone(self, worker: Worker, unstarted: list[Exchange], error: HostError) -> None:
         self.removed(worker)

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "runtime"
 
 MAX_MODULES = 200
-MAX_LINES = 32_500
+MAX_LINES = 33_500
 MAX_MODULE_LINES, MEDIAN_MODULE_LINES = 400, 200
 MAX_FUNCTION_LINES, P90_FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 30, 8
 
@@ -29,6 +29,7 @@ OPTIONAL_IN_WORKER = {"msgspec", "pydantic"}  # used where the function's enviro
 CATCH_ALL_MODULES = {"app.py", "worker/loop.py", "worker/aloop.py"}
 # Other places that must survive whatever is raised: "module.py:function" and the reason.
 CATCH_ALL_ALLOWED = {
+    "worker/failures.py:failure": "the exception is the user's, and its call is to have an answer",
     "worker/failures.py:traceback_text": "the exception is the user's, and so is what it does when printed",
     "worker/failures.py:_text_of": "a `__str__` of the user's may raise anything",
     "deadlines.py:Deadlines._reached": "one call's mishap must not cost the others their deadlines",

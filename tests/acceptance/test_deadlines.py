@@ -91,6 +91,9 @@ SETTINGS = """
     timeout = "1s"
     max_workers = 1
 
+    [spaces.d.functions.blocking]
+    timeout = "20s"
+
     [spaces.d.functions.alone]
     concurrency = 1
 
@@ -111,6 +114,17 @@ OTHERS = {
                 await asyncio.sleep(1e6)
             finally:
                 note("cooperative_left")
+    """,
+    "blocking": """
+        import os, time
+        from note import note
+
+        async def handle(function_call_info):
+            if function_call_info.path == "/block":
+                note("blocking")
+                while not os.path.exists(os.environ["NOTES"] + "/unblocked"):
+                    time.sleep(0.01)
+            return os.getpid()
     """,
     "alone": """
         import asyncio, os
@@ -302,6 +316,27 @@ def test_an_async_call_alone_in_its_worker_is_cancelled_too(host: Running) -> No
     assert host.call("d/alone").status_code == 504
 
     assert fine(host, "alone") == str(noted(host, "alone"))
+
+
+def test_who_comes_while_an_event_loop_is_blocked_goes_elsewhere(host: Running) -> None:
+    """But for those that it was given before that was known: they are answered once it turns again."""
+    worker = fine(host, "blocking")
+    with ThreadPoolExecutor(32) as clients:
+        blocked = clients.submit(host.call, "d/blocking", "/block")
+        assert str(noted(host, "blocking")) == worker
+        others = []
+
+        def answered() -> bool:
+            others.append(clients.submit(host.call, "d/blocking", "/fine"))
+            return any(other.done() for other in others)
+
+        eventually(answered, "another worker")
+        assert not blocked.done()
+        path_of(host, "unblocked").touch()
+
+        pids = [other.result().text for other in others]
+        assert len({worker, *pids}) == 2
+        assert blocked.result().text == worker
 
 
 def test_an_async_handler_that_will_not_be_cancelled(host: Running) -> None:

@@ -270,6 +270,7 @@ def test_a_worker_has_no_file_of_the_host_open(site: Site) -> None:
     ours = {os.readlink(f"/proc/{host.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{host.process.pid}/fd")}
 
     shared = {link for link in files.values() if link in ours and link.startswith(("socket:", "/", "anon_inode:"))}
+    shared = {link for link in shared if ".so" not in link}  # libffi has itself open, in each process
     assert files["0"] == "/dev/null"
     assert files["1"] == files["2"]
     assert len(files) <= 9

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from runtime import channel as channel_module
 from runtime import exchange as exchange_module
 from runtime import generation as generation_module
 from runtime import idle as idle_module
@@ -81,7 +82,7 @@ def loop_time() -> float:
 
 def jump_clocks(patch: pytest.MonkeyPatch) -> None:
     """Let the modules that look at the clock look at the loop's."""
-    for module in (exchange_module, generation_module, idle_module, pool_module, turns_module):
+    for module in (channel_module, exchange_module, generation_module, idle_module, pool_module, turns_module):
         patch.setattr(module, "monotonic", loop_time)
 
 
@@ -113,6 +114,7 @@ class SimulatedWorker:
         self.begun: list[int] = []  # call ids, in order
         self.heard: list[tuple[int, int, bytes]] = []  # frames from the host but CALLs: kind, stream, payload
         self.alive = True
+        self.turns = True  # its loop: it answers PINGs
         self._arrived: deque[tuple[int, wire.CallFrame]] = deque()
         self._told_to_end = False
         self._reader = wire.Reader()
@@ -224,6 +226,8 @@ class SimulatedWorker:
                 self._arrived.append((stream, wire.parse_call(payload)))
             else:
                 self.heard.append((kind, stream, payload))
+            if kind == wire.PING and self.turns:
+                self.send(wire.frame(wire.PONG, 0))
 
 
 class SimulatedZygote:

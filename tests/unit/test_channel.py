@@ -436,6 +436,36 @@ async def test_ready_and_pong_are_told(line: Line) -> None:
     assert line.channel.pongs == 1
 
 
+@pytest.mark.parametrize("last", [0, 2**32 - 3], ids=["first", "around"])
+async def test_what_was_sent_behind_an_unanswered_ping_was_not_begun(line: Line, last: int) -> None:
+    """Nor anything after it; also where the numbers of calls begin again. What was answered was."""
+    line.channel.last_stream = last
+    begun = [line.start() for _ in range(2)]
+    line.channel.ping()
+    unheard = [line.start() for _ in range(2)]
+    line.channel.ping()
+    unheard.append(line.start())
+
+    assert line.channel.unbegun() == unheard
+    assert list(line.channel.exchanges.values()) == begun
+    assert line.channel.unbegun() == []
+
+
+async def test_a_worker_that_answers_has_begun_what_was_sent_before(line: Line) -> None:
+    """With each PONG, up to the next PING."""
+    line.start()
+    line.channel.ping()
+    line.start()
+    line.channel.ping()
+    last = line.start()
+    await line.send(wire.frame(wire.PONG, 0))
+    assert line.channel.unbegun() == [last]
+    await line.send(wire.frame(wire.PONG, 0))
+    line.start()
+
+    assert line.channel.unbegun() == []
+
+
 async def test_progress_is_told_to_whoever_follows(line: Line) -> None:
     """Where nobody does, or the call is over, it is no mistake of the worker."""
     followed, alone = line.start(), line.start()

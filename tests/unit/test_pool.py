@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from runtime.calls import MAX_HEAD
+from runtime.channel import ASK_EVERY, SILENCE
 from runtime.deadlines import TICK as LOOK
 from runtime.errors import (
     Cancelled,
@@ -23,9 +24,10 @@ from runtime.errors import (
     StillLoading,
     WorkerDied,
 )
+from runtime.exchange import STALLED
 from runtime.generation import GRACE, REASON_WAIT, RETIRE_WAIT
 from runtime.pace import MAX_DEPTH
-from runtime.pool import GROW_AFTER, MOMENT, RECLAIM_AFTER, RESPITE, STALLED
+from runtime.pool import GROW_AFTER, MOMENT, RECLAIM_AFTER, RESPITE
 from runtime.process import STACK_WAIT
 from runtime.worker import wire
 from tests.unit.simulated import ON_STAGE, MakeStage, SimulatedWorker, Stage
@@ -719,19 +721,77 @@ async def test_an_async_call_that_cannot_be_cancelled_ends_its_process_after_the
     assert stage.pool.busy == 0
 
 
-async def test_an_async_worker_whose_loop_is_blocked_is_ended_with_all_its_calls(make: MakeStage) -> None:
-    """It would answer none of them."""
+async def test_an_async_worker_whose_loop_is_blocked_is_ended_with_what_it_has_begun(make: MakeStage) -> None:
+    """What it never heard of is begun by another one, and so is what comes once it is known to be silent."""
     stage = make("async", timeout=2.0)
     late, worker, _ = await begin(stage)
     await stage.sleep(1.0)
-    other, _, _ = await begin(stage)
+    begun, _, _ = await begin(stage)
+    worker.turns = False
+    await stage.sleep(2 * ASK_EVERY)
+    unheard = stage.call()
+    await stage.sleep(2 * SILENCE)
+    later = stage.call()
+    await stage.sleep(TICK)
+    successor = stage.workers[-1].ready()
+    assert successor is not worker
+    successor.answer(successor.take_one())
+    assert (await later).status == 200
     assert isinstance(await late, FunctionTimeout)
     await stage.sleep(GRACE + STOPPED)
 
     assert worker.process.killed
-    assert isinstance(await other, WorkerDied)
-    assert stage.pool.stats.calls == {504: 1, 502: 1}
+    assert isinstance(await begun, WorkerDied)
+    successor.answer(successor.take_one())
+    assert (await unheard).status == 200
+    assert stage.pool.stats.calls == {504: 1, 502: 1, 200: 2}
     assert stage.pool.busy == 0
+
+
+async def test_an_async_worker_whose_loop_turns_again_takes_calls_again(make: MakeStage) -> None:
+    """Those that wait, too, as many as it has places for."""
+    stage = make("async", max_workers=1, concurrency=3)
+    clients = [stage.call()]
+    await stage.settle()
+    worker = stage.worker().ready()
+    worker.take_one()
+    worker.turns = False
+    await stage.sleep(2 * ASK_EVERY)
+    clients.append(stage.call())
+    await stage.sleep(2 * SILENCE)
+    clients += [stage.call(), stage.call()]
+    await stage.settle()
+    assert len(stage.pool.waiting) == 2
+    worker.send(wire.frame(wire.PONG, 0))
+    await stage.settle()
+    assert len(stage.pool.waiting) == 1
+
+    worker.turns = True
+    while stage.pool.busy:
+        for stream in [*worker.running]:
+            worker.answer(stream)
+        await stage.settle()
+        worker.take()
+    assert [(await client).status for client in clients] == [200] * 4
+    assert worker.begun == sorted(worker.begun)
+    assert not worker.process.killed
+
+
+async def test_a_silent_worker_is_not_free(make: MakeStage) -> None:
+    """Once as many calls wait as may, others are refused."""
+    stage = make("async", max_workers=1, max_waiting=1, concurrency=10)
+    clients = [stage.call()]
+    await stage.settle()
+    stage.worker().ready().turns = False
+    await stage.sleep(2 * ASK_EVERY)
+    clients.append(stage.call())
+    await stage.sleep(2 * SILENCE)
+    clients.append(stage.call())
+    await stage.settle()
+
+    with pytest.raises(Overloaded):
+        stage.lease()
+    assert len(stage.pool.waiting) == 1
 
 
 # Clients that leave.

@@ -14,10 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from runtime.calls import Result
 from runtime.errors import HostError, LoadFailed, Overloaded
-from runtime.exchange import Exchange
+from runtime.exchange import STALLED, Exchange
 from runtime.generation import REASON_WAIT, Worker
 from runtime.pace import MAX_DEPTH
-from runtime.pool import STALLED
 from runtime.worker import wire
 from tests.unit.simulated import JumpingLoop, SimulatedWorker, Stage, jump_clocks, outcome
 
