@@ -226,7 +226,8 @@ class Worker:
         """Whether a call that it had not begun when it ended is for another worker to begin."""
         lost = self.process.failure == LOST or not self.generation.alive
         may_be_luckier = (self.is_ready or lost) and not exchange.retried
-        if exchange.overdue or exchange.left or not (self.has_answered or self.refused or may_be_luckier):
+        unwanted = exchange.over or exchange.overdue or exchange.left
+        if unwanted or not (self.has_answered or self.refused or may_be_luckier):
             return False
         exchange.retried = not (self.has_answered or self.refused)  # a process that does no work may do none for ever
         return True

@@ -67,7 +67,7 @@ class Pool:
         self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
         self._respite: asyncio.TimerHandle | None = None
-        self._grown_at = 0.0
+        self._grown_at = self._failed_at = 0.0
         self._turns = Turns(self, self._add_worker, self._adopt)
         self._ahead = Ahead(self._loop, partial(self._start, ahead=True))
         self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
@@ -177,7 +177,9 @@ class Pool:
         try:
             worker = self._ahead.take(self.current) or self._start(self.current)
         except OSError as error:  # the host may open no more files, most likely
-            log.error("no worker of %s can be started: %s", self.function.label, error)
+            if monotonic() - self._failed_at > RESPITE:  # said once, however many calls it concerns
+                log.error("no worker of %s can be started: %s", self.function.label, error)
+            self._failed_at = monotonic()
             if not self.current.workers:
                 self.refuse_waiting(StartFailed(f"no process could be started: {error}"))
             return False
@@ -242,9 +244,8 @@ class Pool:
         """End every process of this function now."""
         self._idle.stop()
         self._ahead.drop()
-        for timer in (self._respite, self._tick):
-            if timer is not None:
-                timer.cancel()
+        for timer in filter(None, (self._respite, self._tick)):
+            timer.cancel()
         if self.current is not None:
             self.current.kill()
 
@@ -375,11 +376,9 @@ class Pool:
         again = []
         for exchange in unstarted:
             exchange.channel, exchange.started_at = None, 0.0
-            if exchange.over:
-                continue  # its time ran out, or its client left, since it was taken back
             if worker.gives_back(exchange):
                 again.append(exchange)
-            else:
+            elif not exchange.over:  # its time ran out, or its client left, since it was taken back
                 self._drop(exchange, worker.start_failure)
         self._wait_again(again)
         self.serve_waiting()
