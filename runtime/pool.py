@@ -67,7 +67,7 @@ class Pool:
         self._pace = Pace()
         self._tick: asyncio.TimerHandle | None = None
         self._respite: asyncio.TimerHandle | None = None
-        self._grown_at = self._failed_at = 0.0
+        self._grown_at = self._told_at = 0.0
         self._turns = Turns(self, self._add_worker, self._adopt)
         self._ahead = Ahead(self._loop, partial(self._start, ahead=True))
         self._idle = IdleEnds(self._loop, lambda: self.function.settings, lambda: self.workers)
@@ -177,9 +177,9 @@ class Pool:
         try:
             worker = self._ahead.take(self.current) or self._start(self.current)
         except OSError as error:  # the host may open no more files, most likely
-            if monotonic() - self._failed_at > RESPITE:  # said once, however many calls it concerns
+            if monotonic() - self._told_at > RESPITE:  # it concerns many calls
+                self._told_at = monotonic()
                 log.error("no worker of %s can be started: %s", self.function.label, error)
-            self._failed_at = monotonic()
             if not self.current.workers:
                 self.refuse_waiting(StartFailed(f"no process could be started: {error}"))
             return False
