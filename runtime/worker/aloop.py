@@ -11,7 +11,7 @@ import threading
 from os import _exit, getpid
 from socket import socket
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NoReturn
 
 from . import answer, loop, output, process, wire
 from .context import CallInfo, Refused
@@ -19,9 +19,28 @@ from .handler import Handler
 
 
 def serve(sock: socket, handler: Handler) -> None:
-    """Serve calls until the host closes the socket; then cancel what runs, run exit handlers and return."""
-    asyncio.run(_serve(sock, handler))
+    """Serve calls until the host closes the socket; then cancel what runs, run exit handlers and return.
+
+    When code of the handler's ends the event loop (a task of its own that exits, say), the process ends at once, and
+    no call in it is answered: the host tells each how it ended, where an answer would say that it was cancelled.
+    """
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(_serve(sock, handler))
+        except BaseException as error:
+            _end(error)
     loop.leave()
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Log what ended the event loop, and exit with the status that it asks for."""
+    status = 1
+    try:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            status = (error.code or 0) & 0xFF
+        output.sink.emit(0, 40, answer.traceback_text(error))
+    finally:
+        _exit(status)
 
 
 async def _serve(sock: socket, handler: Handler) -> None:

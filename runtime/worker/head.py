@@ -17,6 +17,9 @@ TEXT = b"text/plain; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 OCTETS = b"application/octet-stream"
 
+#: Bytes of all the headers that a function gives. Clients and proxies take less; a frame could not hold much more.
+MOST_HEADERS = 64 * 1024
+
 NO_CONTENT = frozenset({204, 205, 304})
 # The length of a 304 would be that of the answer it stands for, which nobody knows here.
 _NO_LENGTH = frozenset({204, 304})
@@ -108,7 +111,18 @@ def headers_of(given: Any) -> Given:
             dropped = dropped.union(part.strip().lower() for part in raw.split(b","))
         else:
             found.append((key, raw))
-    return Given(content_type, b"\0".join(b"%b\0%b" % pair for pair in found if pair[0] not in dropped))
+    return checked(Given(content_type, b"\0".join(b"%b\0%b" % pair for pair in found if pair[0] not in dropped)))
+
+
+def checked(given: Given) -> Given:
+    """The headers, if they are not too long."""
+    size = len(given.others) + len(given.content_type or b"")
+    if size <= MOST_HEADERS:
+        return given
+    fields = [b"content-type", given.content_type or b"", *given.others.split(b"\0")]
+    longest = max(zip(fields[1::2], fields[::2], strict=False), key=lambda field: len(field[0]))[1].decode("ascii")
+    said = f"the headers that the function returned have {size} bytes, and may have {MOST_HEADERS}"
+    raise NotEncodable(f"{said}; the longest is {longest!r:.80}")
 
 
 def _pairs(given: Any) -> Iterable[tuple[Any, Any]]:

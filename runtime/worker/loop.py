@@ -88,7 +88,7 @@ def refusal_frame(stream: int, refused: Refused) -> bytes:
 
 def failed(handler: Handler, stream: int, error: BaseException) -> answer.Answer:
     """The answer to a call whose handler raised; its traceback goes to the log."""
-    if isinstance(error, MemoryError) and handler.spec["memory"] is not None:
+    if issubclass(type(error), MemoryError) and handler.spec["memory"] is not None:
         _exit(process.EXIT_MEMORY)  # whatever else was going on in here cannot be trusted
     output.sink.emit(stream, 40, answer.traceback_text(error))
     return answer.failure(error, handler.entry, handler.debug)

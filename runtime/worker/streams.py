@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from . import jsons
 from .faults import NotEncodable
-from .head import NO_CONTENT, NONE_GIVEN, OCTETS, TEXT, Given, headers_of, status_of
+from .head import NO_CONTENT, NONE_GIVEN, OCTETS, TEXT, Given, checked, headers_of, status_of
 from .multi import first_header
 
 EVENTS = b"text/event-stream"
@@ -76,7 +76,7 @@ def adopt_head(stream: Stream, item: Any) -> bool:
     given = headers_of(item.get("headers"))
     content_type = stream.given.content_type if given.content_type is None else given.content_type
     others = [block for block in (stream.given.others, given.others) if block]
-    stream.given = Given(content_type, b"\0".join(others))
+    stream.given = checked(Given(content_type, b"\0".join(others)))
     return True
 
 

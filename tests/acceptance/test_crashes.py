@@ -25,6 +25,22 @@ HANDLER = """
 
     class Base(BaseException): pass
 
+    class Shy(Exception):
+        def __getattribute__(self, name): raise RuntimeError("not to be looked at")
+
+    class Classless(Exception):
+        __class__ = property(lambda self: 1 / 0)
+
+    class Anonymous(type):
+        def __getattribute__(self, name): raise RuntimeError("not to be looked at")
+
+    def chained():
+        error = None
+        for number in range(20_000):
+            later = ValueError(number)
+            later.__context__, error = error, later
+        return error
+
     class Bottomless:
         def __del__(self): pass
 
@@ -98,8 +114,42 @@ RAISED = {
     "silent": ("raise Silent", "Silent"),
     "group_of_them": ("raise ExceptionGroup('all', [Silent(), ValueError(1)])", "ExceptionGroup"),
     "no_memory": ("raise MemoryError", "MemoryError"),
+    "shy": ("raise Shy('text')", "Shy"),
+    "classless": ("raise Classless('text')", "Classless"),
+    "nameless": ("raise Anonymous('Nameless', (Exception,), {{}})('text')", "Nameless"),
+    "chained": ("raise chained()", "ValueError"),
     "class_of_old": ("raise type('Name with spaces', (Exception,), {{}})('text')", "Name with spaces"),
 }
+ENDS = {  # of the event loop, by code that belongs to no call
+    "exit": ("later(sys.exit, 4)", "its process exited with status 4", "SystemExit: 4"),
+    "words": ("later(sys.exit, 'enough')", "its process exited with status 1", "SystemExit: enough"),
+    "callback": ("asyncio.get_running_loop().call_soon(sys.exit)", "its process exited with status 0", "SystemExit"),
+    "interrupt": ("later(interrupt)", "its process exited with status 1", "KeyboardInterrupt"),
+    "stop": ("asyncio.get_running_loop().stop()", "its process exited with status 1", "Event loop stopped"),
+}
+ENDING = """
+    import asyncio, os, sys
+
+    tasks = []
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def later(function, *arguments):
+        async def run():
+            function(*arguments)
+        tasks.append(asyncio.create_task(run()))
+
+    async def handle(function_call_info):
+        if function_call_info.path == "/fine":
+            return os.getpid()
+        if function_call_info.path != "/wait":
+            {end}
+        try:
+            await asyncio.sleep(4)
+        except asyncio.CancelledError:
+            return "it was cancelled"
+"""
 GARBAGE = {
     "noise": "b'\\xff' * 100",
     "unknown_kind": "bytes(12)",
@@ -180,6 +230,8 @@ def host(shared_site: Site) -> Iterator[Running]:
         site.write(f"d/import_{name}.py", text + ("" if "handle" in text else FINE))
     for name, text in STRANGE_IMPORTS.items():
         site.write(f"d/strange_{name}.py", text + FINE)
+    for name, (text, _, _) in ENDS.items():
+        site.write(f"d/end_{name}.py", ENDING.replace("{end}", text))
     site.write("d/bystander.py", "import os\ndef handle(data):\n    return os.getpid()\n")
     return site.start()
 
@@ -266,6 +318,25 @@ def test_a_crash_of_an_async_worker_concerns_all_its_calls(host: Running) -> Non
 
     assert [answer.status_code for answer in answers] == [502] * 3
     assert all("SIGSEGV" in error_of(answer)["message"] for answer in answers)
+
+
+@pytest.mark.usefixtures("bystander")
+@pytest.mark.parametrize("name", ENDS)
+def test_an_event_loop_that_is_ended(host: Running, name: str) -> None:
+    """By a task that exits, say: all calls in it are told how the process ended, and the log has what was raised."""
+    before = host.call(f"d/end_{name}", "/fine").json()
+    with ThreadPoolExecutor(3) as clients:
+        waiting = [clients.submit(host.call, f"d/end_{name}", "/wait") for _ in range(3)]
+        eventually(lambda: host.status(f"d/end_{name}")["busy"] == 3, "three calls")
+        answers = [host.call(f"d/end_{name}"), *(call.result() for call in waiting)]
+
+    assert [answer.status_code for answer in answers] == [502] * 4, answers[-1].text
+    assert {error_of(answer)["code"] for answer in answers} == {"worker_died"}
+    assert all(ENDS[name][1] in error_of(answer)["message"] for answer in answers)
+    marks = (ENDS[name][2], f'"function":"d/end_{name}"', '"level":"error"')
+    eventually(lambda: any(all(mark in line for mark in marks) for line in host.lines), "the reason in the log")
+    gone(before)
+    assert host.call(f"d/end_{name}", "/fine").status_code == 200
 
 
 @pytest.mark.parametrize("max_workers", [1, 3])

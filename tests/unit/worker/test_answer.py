@@ -271,6 +271,20 @@ def test_headers_that_are_the_hosts() -> None:
     assert with_headers(given) == [("x-other", "2")]
 
 
+@pytest.mark.parametrize("name", ["X-Long", "Content-Type"])
+def test_headers_that_are_too_long(name: str) -> None:
+    """All of them together may have 64 KiB; of more, the longest is named, and the limit."""
+    given = {"X-Other": "1", name: "z" * 65_500}
+    assert answer({"status_code": 200, "headers": given}).headers.count(b"z") == 65_500
+    for longer in (given | {name: "z" * 65_530}, given | {name: "z" * 5_000_000}, {name: "z" * 65_537}):
+        message = not_encodable({"status_code": 200, "headers": longer})
+        assert f"'{name.lower()}'" in message
+        assert "65536" in message
+    many = [("Set-Cookie", f"{number}={'z' * 100}") for number in range(1000)]
+    assert "'set-cookie'" in not_encodable({"status_code": 200, "headers": many})
+    assert with_headers({"Connection": "x-mine", "X-Mine": "z" * 100_000}) == []
+
+
 def test_content_type_of_the_function_wins() -> None:
     """A content type given by the function is the one that is sent, the last one if there are several."""
     for body in ("x", b"x", {"a": 1}, None):

@@ -138,6 +138,15 @@ def test_a_head_yielded_first() -> None:
     assert stream_head(made, "x", False)[1].startswith(b"content-type\0c/d\0")
 
 
+def test_a_head_yielded_first_that_is_too_long() -> None:
+    """Its headers count together with those that were given before."""
+    long = "y" * 40_000
+    made = stream({"X-A": long})
+    with pytest.raises(NotEncodable, match=r"65536; the longest is 'x-\w'"):
+        adopt_head(made, {"status_code": 200, "headers": {"X-B": long}})
+    assert adopt_head(stream({"Content-Type": long}), {"status_code": 200, "headers": {"Content-Type": long}})
+
+
 @pytest.mark.parametrize(
     "item", ["x", None, {}, {"headers": {}}, {"status_code": 200, "body": "x"}, {"status_code": 200, "a": 1}, NOTHING]
 )
