@@ -275,9 +275,10 @@ class Worker:
         stack = await self.process.stack()
         if exchange.stream not in self.channel.exchanges:
             return
+        turns = self.generation.is_async and not self.channel.silent  # so the stack is the loop's, not the call's
+        where = "awaiting something" if turns else place(stack, self.generation.snapshot.folder)
         log.error(
-            "%s %s; it was %s; its process is killed",
-            self.generation.function.label, why, place(stack, self.generation.snapshot.folder),
+            "%s %s; it was %s; its process is killed", self.generation.function.label, why, where,
             extra={"call_id": exchange.call.label, "function": self.generation.function.label, "stack": stack},
         )  # fmt: skip
         self.leaving = True

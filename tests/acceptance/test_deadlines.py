@@ -314,6 +314,7 @@ def test_an_async_call_alone_in_its_worker_is_cancelled_too(host: Running) -> No
     """`concurrency` 1 makes no difference to what a deadline means."""
     fine(host, "alone")
     assert host.call("d/alone").status_code == 504
+    eventually(lambda: not host.status("d/alone")["busy"], "it has ended")  # a call that waits may get another worker
 
     assert fine(host, "alone") == str(noted(host, "alone"))
 
@@ -350,6 +351,8 @@ def test_an_async_handler_that_will_not_be_cancelled(host: Running) -> None:
     assert stream.result().text == "".join(f"{i}\n" for i in range(6))
     gone(noted(host, "swallows"))
     assert fine(host, "swallows") != str(noted(host, "swallows"))
+    said = "d/swallows did not stop at its deadline of 0.3 s; it was awaiting something; its process is killed"
+    eventually(lambda: said in host.log, said)
 
 
 def test_two_async_calls_that_will_not_be_cancelled(host: Running) -> None:
