@@ -25,7 +25,7 @@ from .config import ServerSettings
 from .express import Express
 from .express.hypercorn import Connection
 from .openfiles import OpenFiles
-from .protocols import Http2, mend_http2
+from .protocols import Http2, mend_protocols
 from .stragglers import Stragglers, Stream
 
 MAX_HEAD = 256 * 1024  # bytes of a request's head that are read at all; the host refuses much smaller ones in words
@@ -83,7 +83,7 @@ async def hypercorn_engine(
     app: Application, express: Express, settings: ServerSettings, sock: socket.socket, ending: Ending
 ) -> None:
     """HTTP/1.1, HTTP/2 (also h2c), with `http3` HTTP/3, with a certificate TLS."""
-    mend_http2()
+    mend_protocols()
     connections: set[TCPServer] = set()
     _mend_connections(express, ending, connections)
     config = hypercorn.config.Config()

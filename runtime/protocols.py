@@ -1,7 +1,8 @@
-"""Hypercorn's HTTP/2, mended where one side of a stream is not told of the other; HTTP/3 is in `http3.py`.
+"""Hypercorn's HTTP/1.1 and HTTP/2, mended; HTTP/3 is in `http3.py`.
 
-`engines.py` puts it in the place of the original, with which a client waits for ever for the rest of an answer that
-was cut short, an answer waits for ever for a client that has gone, and all of one that nobody takes is kept in memory.
+`engines.py` puts them in the place of the originals. With that of HTTP/1.1, a proxy before us may find other requests
+on a connection than we do. With that of HTTP/2, a client waits for ever for the rest of an answer that was cut short,
+an answer waits for ever for a client that has gone, and all of one that nobody takes is kept in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import h11
 import hypercorn.protocol
 import hypercorn.protocol.h2
 from h2.errors import ErrorCodes
@@ -19,9 +21,55 @@ from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState
 
 from . import stragglers
+
+EMPTY_LINES = b"\r\n"
+BOTH_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Parser(h11.Connection):
+    """Finds the requests on a connection of HTTP/1.1, and nothing between them or behind the last one (RFC 9112).
+
+    Empty lines before a request are passed over (section 2.2), and so is whatever follows one after which the
+    connection is to close (9.6). A request that says the length of its body in two ways is refused (6.1): a proxy that
+    has read the other one would take what is behind it for another client's.
+    """
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the client sends; empty at its end."""
+        if not data or self.their_state is not h11.MUST_CLOSE:
+            super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What comes next."""
+        self._pass_over()
+        event = super().next_event()
+        if isinstance(event, h11.Request) and BOTH_LENGTHS.issubset([name for name, _ in event.headers]):
+            self._process_error(self.their_role)  # nothing more is read
+            raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding")
+        if event is h11.PAUSED and not self._receive_buffer:  # until we have said whether we switch protocols
+            return h11.NEED_DATA  # or nobody would see that the client leaves
+        return event
+
+    def _pass_over(self) -> None:
+        """Drop what is no part of a request. A body that is not whole has its own reader."""
+        buffer, state = self._receive_buffer, self.their_state
+        if state is h11.MUST_CLOSE:
+            buffer.maybe_extract_at_most(len(buffer))
+        elif state in (h11.IDLE, h11.DONE) and buffer.is_next_line_obviously_invalid_request_line():
+            text = bytes(buffer)
+            buffer.maybe_extract_at_most(len(text) - len(text.lstrip(EMPTY_LINES)))
+
+
+class Http1(H11Protocol):
+    """One connection of HTTP/1.1, as long as it is one."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connection = Parser(h11.SERVER, self.config.h11_max_incomplete_size)
 
 
 class Buffer(StreamBuffer):
@@ -71,7 +119,7 @@ class Streams(dict[int, Any]):
 class Http2(H2Protocol):
     """One connection of HTTP/2."""
 
-    stream_buffers: dict[int, Buffer]  # type: ignore[assignment]  # see `mend_http2`
+    stream_buffers: dict[int, Buffer]  # type: ignore[assignment]  # see `mend_protocols`
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -142,7 +190,8 @@ def is_sound(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return all(name in fields and fields[name].isascii() for name in (b":method", b":path"))
 
 
-def mend_http2() -> None:
+def mend_protocols() -> None:
     """Have Hypercorn use the classes above."""
+    setattr(hypercorn.protocol, "H11Protocol", Http1)  # noqa: B010 - mypy minds the assignment
     setattr(hypercorn.protocol.h2, "StreamBuffer", Buffer)  # noqa: B010 - mypy minds the assignment
     setattr(hypercorn.protocol, "H2Protocol", Http2)  # noqa: B010 - mypy minds the assignment

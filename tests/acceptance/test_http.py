@@ -33,6 +33,22 @@ BACK = """
     def handle(function_call_info):
         return function_call_info.body
     """
+LONG = """
+    import asyncio, os
+
+    {keyword} handle(function_call_info):
+        if function_call_info.path == "/wait":
+            {wait}(0.5)
+            return "waited"
+        if function_call_info.path == "/stream":
+            return items()
+        size = int(function_call_info.query["size"])
+        return {"status_code": 200, "body": os.getpid(), "headers": {"X-Long": "y" * size}}
+
+    {keyword} items():
+        yield {"status_code": 200, "headers": {"X-Long": "y" * 5_000_000}}
+        yield "body"
+    """
 SETTINGS = """
     [server]
     access_log = true
@@ -53,6 +69,9 @@ def host(shared_site: Site, each_engine: str) -> Running:
     shared_site.write("demo/notes.py", NOTES)
     shared_site.write("demo/back.py", BACK)
     shared_site.write("demo/back_async.py", BACK.replace("def handle", "async def handle"))
+    for name, keyword, wait in (("long", "def", "str"), ("long_async", "async def", "await asyncio.sleep")):
+        text = LONG.replace("{keyword}", keyword).replace("{wait}", wait)
+        shared_site.write(f"demo/{name}.py", text)
     shared_site.write("demo/broken.py", "import nowhere\n\ndef handle(data):\n    pass\n")
     shared_site.write("other/Echo-2_x.py", ECHO)
     shared_site.write("spaces.toml", SETTINGS)
@@ -334,6 +353,26 @@ def test_headers_about_the_connection_stay_behind(host: Running) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["long", "long_async"])
+def test_an_answer_with_long_headers(host: Running, name: str) -> None:
+    """Up to 64 KiB they are sent; with more there is an error that names the header; other calls notice nothing."""
+    with ThreadPoolExecutor(3) as clients:
+        waiting = [clients.submit(host.call, f"demo/{name}", "/wait") for _ in range(3)]
+        fine = host.call(f"demo/{name}", "?size=60000")
+        refused = [host.call(f"demo/{name}", rest) for rest in ("?size=70000", "?size=5000000", "/stream")]
+        again = host.call(f"demo/{name}", "?size=60000")
+
+    assert (fine.status_code, fine.headers["X-Long"]) == (200, "y" * 60_000)
+    for answer in refused:
+        assert (answer.status_code, error_of(answer)["code"]) == (500, "not_encodable")
+        assert "'x-long'" in error_of(answer)["message"]
+        assert "65536" in error_of(answer)["message"]
+    assert again.status_code == 200
+    if name == "long_async":
+        assert again.text == fine.text, "another process"
+    assert [call.result().text for call in waiting] == ["waited"] * 3
+
+
 def test_connection_cannot_take_away_what_the_host_says(host: Running) -> None:
     """A client cannot make the host's own headers disappear by naming them in Connection."""
     answer = raw(host, INVOKE, "Connection: close, X-Forwarded-For, X-Call-Id, Host", "X-Call-Id: mine")
@@ -476,6 +515,72 @@ def test_http_1_0(host: Running) -> None:
         assert connection.at_end()
 
 
+@pytest.mark.parametrize(("version", "line"), [("1.1", "Connection: close\r\n"), ("1.0", "")], ids=["1.1", "1.0"])
+@pytest.mark.parametrize(
+    "rest",
+    ["\r\n", f"GET {INVOKE}/more HTTP/1.1\r\nHost: x\r\n\r\n", "no request at all"],
+    ids=["empty", "request", "none"],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_follows_the_last_request(host: Running, version: str, line: str, rest: str, at_once: bool) -> None:
+    """It is for nobody: the request before it is answered as if it had not come."""
+    request = f"POST {INVOKE} HTTP/{version}\r\nHost: x\r\n{line}Content-Length: 2\r\n\r\n{{}}"
+    with Connection(host.url) as connection:
+        for text in (request + rest,) if at_once else (request, rest):
+            connection.send(text)
+        answer = connection.answer()
+
+        assert got(answer)["body"] == "{}"
+        assert connection.at_end()
+
+
+def test_empty_lines_between_requests(host: Running) -> None:
+    """Some clients send one after a body: they are passed over, in one piece with a request or not."""
+    request = f"POST {INVOKE} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"
+    with Connection(host.url) as connection:
+        for text in ("\r\n" + request, request + "\r\n", "\r\n\r\n" + request * 2, "\r", "\n", request):
+            connection.send(text)
+            for _ in range(text.count("POST")):
+                assert got(connection.answer())["body"] == "{}"
+        connection.send("\r\n")
+        connection.request(f"{INVOKE}/last", "Connection: close")
+
+        assert got(connection.answer())["path"] == "/last"
+        assert connection.at_end()
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD"])
+@pytest.mark.parametrize("lines", [(0, 1), (1, 0)])
+def test_a_body_with_two_lengths(host: Running, method: str, lines: tuple[int, int]) -> None:
+    """Who stands before us may have read the other one: refused, and nothing behind it is taken for a request."""
+    fields = ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n"]
+    head = "".join(fields[line] for line in lines)
+    with Connection(host.url) as connection:
+        connection.send(
+            f"{method} {INVOKE} HTTP/1.1\r\nHost: x\r\n{head}\r\n",
+            f"0\r\n\r\nGET {INVOKE}/hidden HTTP/1.1\r\nHost: x\r\n\r\n",
+        )
+        answer = connection.answer()
+
+        assert answer.status == 400
+        assert answer.get("connection") == "close"
+        assert connection.at_end()
+
+
+@pytest.mark.parametrize("target", [INVOKE, "/spaces/demo/functions/echo/async-invoke", "/healthz", "example.org:443"])
+@pytest.mark.parametrize("body", [b"", b"{}"])
+def test_no_tunnels(host: Running, target: str, body: bytes) -> None:
+    """CONNECT is for proxies: refused before any function is asked, and nothing behind it is taken for a request."""
+    with Connection(host.url) as connection:
+        connection.request(target, method="CONNECT", body=body)
+        answer = connection.answer()
+
+        assert answer.status == 400
+        assert answer.get("connection") == "close"
+        assert answer.get("x-invoked") is None
+        assert connection.at_end()
+
+
 def test_pipelining(host: Running) -> None:
     """Three requests in one write are answered in their order, on the same connection."""
     one = f"POST {INVOKE}/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\none"
@@ -593,12 +698,14 @@ def test_pages_of_spaces_and_functions(host: Running) -> None:
     functions = host.client.get("/spaces/demo/functions").json()["functions"]
     echo, broken = host.status("demo/echo"), host.status("demo/broken")
 
-    assert spaces == {"spaces": [{"name": "demo", "functions": 7}, {"name": "other", "functions": 1}]}
+    assert spaces == {"spaces": [{"name": "demo", "functions": 9}, {"name": "other", "functions": 1}]}
     assert [function["name"] for function in functions] == [
         "back",
         "back_async",
         "broken",
         "echo",
+        "long",
+        "long_async",
         "notes",
         "reader",
         "small",
