@@ -19,6 +19,8 @@ from ..errors import HostError
 from ..exchange import Exchange
 from . import BEGUN, Arriving, Begun, Express, Recording, closing, path_of
 
+NOT_HTTP = "Invalid HTTP request received."
+
 log = logging.getLogger("spaces.call")
 
 
@@ -44,12 +46,43 @@ class ExpressProtocol(HttpToolsProtocol):
         """Take in what the client sends. A request that is not whole by its end goes the ordinary way."""
         if self.transport.is_closing():
             return  # what TLS still had
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._read_on(memoryview(data)[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.logger.warning(NOT_HTTP)
+            self.send_400_response(NOT_HTTP)
         if self._pieces is not None and not self.transport.is_closing():
             try:
                 self._go_ordinary_way(self._pieces)
             except (httptools.HttpParserError, ValueError, AttributeError):  # it has no path
-                self.send_400_response("Invalid HTTP request received.")
+                self.send_400_response(NOT_HTTP)
+
+    def _read_on(self, rest: memoryview) -> None:
+        """Go on after the head of a request to which the parser sees no end, as it asks for another protocol.
+
+        No such thing is taken up, so it is an ordinary request (RFC 9110 section 7.8): a parser is told its head once
+        more, without that wish. It is another one, as the first is at its end after `Connection: close`. What follows
+        a CONNECT is the tunnel's, which there is not.
+        """
+        while self._asks_for_upgrade():
+            before, self.parser = self.parser, httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            head = [b"%s %s HTTP/%s\r\n" % (before.get_method(), self.url, before.get_http_version().encode())]
+            head += [b"%s: %s\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            self.parser.feed_data(b"".join((*head, b"\r\n")))
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+
+    def _asks_for_upgrade(self) -> bool:
+        """Whether that is why the parser sees no end to the request; for a CONNECT it sees none in any case."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -59,6 +92,8 @@ class ExpressProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self._asks_for_upgrade():
+            return  # it will come again: see `_read_on`
         self._pieces = []
         if self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
             self._go_ordinary_way([])
@@ -72,7 +107,8 @@ class ExpressProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         pieces = self._pieces
         if pieces is None:
-            super().on_message_complete()
+            if not self._asks_for_upgrade():
+                super().on_message_complete()
         elif not self._go_express(pieces):
             self._go_ordinary_way(pieces)
             super().on_message_complete()
@@ -100,7 +136,7 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _go_express(self, pieces: list[bytes]) -> bool:
         parser = self.parser
-        if parser.get_http_version() != "1.1" or not parser.should_keep_alive() or parser.should_upgrade():
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
             return False
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         method = parser.get_method().decode("ascii")

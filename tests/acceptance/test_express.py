@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -217,6 +218,62 @@ def test_requests_without_waiting(host: Running) -> None:
 
     assert [answer.status for answer in answers] == [200, 200, 200, 200, 500, 200, 204, 200]
     assert [json.loads(answers[at].body)["path"] for at in (0, 2, 5, 7)] == ["/1", "/2", "/3", "/4"]
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.2, HTTP/2.0"])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("how", ["Upgrade, HTTP2-Settings", "close, upgrade"])
+def test_an_upgrade_is_not_taken_up(host: Running, upgrade: str, chunked: bool, how: str) -> None:
+    """Java's client and `curl --http2` ask for one with the first request they have: it is answered as any other."""
+    framing, body = "Content-Length: 5", "hello"
+    if chunked:
+        framing, body = "Transfer-Encoding: chunked", "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+    asking = [f"Connection: {how}", f"Upgrade: {upgrade}", "HTTP2-Settings: AAEAAEAAAAIAAAAB", framing]
+    lines = "".join(f"{line}\r\n" for line in ["Host: x", *asking])
+    head = f"POST {TARGET}/up?a=b HTTP/1.1\r\n{lines}\r\n"
+    told_so = []
+    for pieces in ([head + body], [head, body], [head[:50], head[50:] + body[:2], body[2:]]):
+        with Connection(host.url) as connection:
+            for piece in pieces:
+                connection.send(piece)
+                time.sleep(0.02)
+            answer = connection.answer()
+            told_so.append(json.loads(answer.body))
+            assert answer.status == 200
+            if "close" in how:
+                assert connection.at_end()
+            else:
+                connection.request(f"{TARGET}/next")
+                assert json.loads(connection.answer().body)["path"] == "/next"
+
+    assert [(each["path"], each["query"], each["body"]) for each in told_so] == [("/up", [["a", "b"]], "hello")] * 3
+    assert [name for name, _ in told_so[0]["headers"] if name in ("upgrade", "http2-settings")] == []
+
+
+def test_what_follows_an_upgrade_in_the_same_piece(host: Running) -> None:
+    """It is the next request, and the body of the one before is none."""
+    hidden = f"GET {TARGET}/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    asking = f"Host: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {len(hidden)}\r\n\r\n"
+    with Connection(host.url) as connection:
+        connection.send(*(f"POST {TARGET}/{number} HTTP/1.1\r\n{asking}{hidden}" for number in range(3)), hidden)
+        answers = [json.loads(connection.answer().body) for _ in range(4)]
+
+    assert [(each["path"], each["body"]) for each in answers] == [
+        ("/0", hidden), ("/1", hidden), ("/2", hidden), ("/hidden", "")
+    ]  # fmt: skip
+
+
+def test_submitted_with_an_upgrade(host: Running) -> None:
+    """What is recorded has its body."""
+    with Connection(host.url) as connection:
+        target = "/spaces/demo/functions/answers/async-invoke"
+        connection.request(target, "Connection: Upgrade", "Upgrade: h2c", method="POST", body=b"hello")
+        accepted = connection.answer()
+        connection.request(f"{accepted.get('location')}/result?wait=20s")
+        answer = connection.answer()
+
+    assert accepted.status == 202
+    assert json.loads(answer.body)["body"] == "hello"
 
 
 def test_many_clients_at_once(host: Running) -> None:

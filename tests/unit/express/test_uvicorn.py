@@ -47,13 +47,15 @@ class FakeExpress:
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
+        self.asked: list[tuple[Any, ...]] = []
         self.left: list[Exchange] = []
         self.refuses: HostError | None = None
         self.takes = True
         self.records = False
         self.written = asyncio.Event()  # to the journal
 
-    def begin(self, *_: object) -> Any:
+    def begin(self, *request: Any) -> Any:
+        self.asked.append(request)
         if self.records:
             return self.recorded()
         if self.refuses:
@@ -171,6 +173,81 @@ async def test_what_express_does_not_take_goes_the_ordinary_way(client: Client) 
     client.protocol.data_received(REQUEST)
 
     await client.written(b"ordinary")
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 2", b"hi"), (b"Transfer-Encoding: chunked", b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n")],
+)
+async def test_an_upgrade_is_not_taken_up(client: Client, framing: bytes, body: bytes) -> None:
+    """RFC 9110 section 7.8: what asks for one is an ordinary request, with its body, and so is what follows."""
+    head = b"POST /a?b HTTP/1.1\r\nConnection: Upgrade, X-A\r\nX-A: b\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
+    client.protocol.data_received(head + body)
+    client.express.exchanges[0].answered(PLAIN)
+    client.protocol.data_received(REQUEST)
+    client.express.exchanges[1].answered(PLAIN)
+
+    name, _, value = framing.lower().partition(b": ")
+    headers = [(b"connection", b"Upgrade, X-A"), (b"x-a", b"b"), (name, value)]
+    assert client.express.asked[0][:4] == ("POST", b"/a?b", headers, b"hi")
+    assert client.express.asked[1][3] == b"hi"
+    assert client.transport.written == b"one\r\none\r\n"
+
+
+async def test_many_upgrades_in_one_piece(client: Client) -> None:
+    """Each is answered, and the rest of the piece is not copied for each."""
+    client.express.takes = False
+    number = 2000
+    client.protocol.data_received(REQUEST.replace(b"Host", b"Upgrade: tls\r\nConnection: upgrade\r\nHost") * number)
+    assert len(client.protocol.pipeline) == number - 1
+
+
+@pytest.mark.parametrize("at", range(1, 90, 4))
+async def test_an_upgrade_in_pieces(client: Client, at: int) -> None:
+    """Cut anywhere: what is not whole goes the ordinary way, as any request, and so does what waits behind it."""
+    whole = REQUEST.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nHost")
+    assert len(whole) > 90
+    client.protocol.data_received(whole[:at])
+    client.protocol.data_received(whole[at:] + REQUEST)
+    assert len(client.protocol.pipeline) == 1
+    for exchange in client.express.exchanges:
+        exchange.answered(PLAIN)
+    await client.written(b"ordinary")
+
+    assert b" 400 " not in client.transport.written
+
+
+@pytest.mark.parametrize("last", [b"1.1\r\nConnection: close", b"1.0"])
+async def test_an_upgrade_in_the_last_request(client: Client, last: bytes) -> None:
+    """Its body is read like that of any other, and what follows it is for nobody."""
+    whole = REQUEST.replace(b"1.1\r\n", last + b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n")
+    client.protocol.data_received(whole + REQUEST)
+    cycle = client.protocol.cycle
+    assert (bytes(cycle.body), cycle.more_body, cycle.keep_alive) == (b"hi", False, False)
+    await client.written(b"ordinary")
+
+    assert client.transport.closing
+    assert not client.protocol.pipeline
+
+
+async def test_an_upgrade_to_what_cannot_be_read(client: Client) -> None:
+    """Its body is wrong: 400, as without the upgrade."""
+    wrong = b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\nno chunk"
+    client.express.takes = False
+    client.protocol.data_received(wrong)
+
+    assert client.transport.written.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("lines", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+async def test_what_follows_a_connect(client: Client, lines: bytes) -> None:
+    """Would be the tunnel's: it is no request."""
+    client.express.takes = False
+    client.protocol.data_received(b"CONNECT /a HTTP/1.1\r\n" + lines + b"\r\n" + REQUEST)
+    await client.written(b"ordinary")
+
+    assert len(client.express.asked) == 1
+    assert not client.protocol.pipeline
 
 
 async def test_errors(client: Client) -> None:
