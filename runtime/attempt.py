@@ -1,13 +1,15 @@
 """One attempt at a submitted call: from the call to its outcome, and what is to follow from that.
 
-Used by `dispatcher.py`, for which it runs an exchange to its end. Nothing here knows the journal.
+Used by `dispatcher.py`, for which it runs an exchange to its end, and knows what cannot be started just now. Nothing
+here knows the journal.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from time import monotonic
+from typing import Protocol
 
 import anyio
 import msgspec
@@ -15,6 +17,7 @@ import msgspec
 from .calls import Call, Outcome, Result
 from .clock import retry_after
 from .errors import (
+    Cancelled,
     CapacityError,
     Draining,
     FunctionError,
@@ -30,7 +33,10 @@ from .exchange import Exchange, Follower
 from .settings import FunctionSettings, Retry
 
 BACK_SOON = 1.0  # seconds until a call that found no place is tried again
+SELDOM = 10.0  # seconds at most until it is tried again whether anything of a function can be started
+STUCK_AFTER = 600.0  # seconds in which nothing of a function can be started: from then on its calls fail
 Word = Callable[[HostError], HostError]
+Key = tuple[str, str]
 
 JSON = b"content-type\0application/json"
 
@@ -47,14 +53,79 @@ class Cut(Exception):
     """The host is ending, and the call with it."""
 
 
+class Started(Protocol):
+    """A call that was given to its function."""
+
+    @property
+    def key(self) -> Key: ...
+
+    @property
+    def exchange(self) -> Exchange | None: ...
+
+
+class Standstills:
+    """The functions of which nothing can be started just now: there are no processes to be had, or no descriptors.
+
+    Guarantee: one call at a time finds out whether it goes on, ever more rarely, while the others wait in their order.
+    After STUCK_AFTER those that find out fail; no faster than BACK_SOON, as another host may be able to run the others.
+    """
+
+    def __init__(self) -> None:
+        self._stuck: dict[Key, tuple[float, float]] = {}  # since when, and until when nothing is tried
+
+    def places(self, key: Key, most: int) -> int:
+        """How many calls of the function may run, of which there are `most` otherwise."""
+        if key not in self._stuck:
+            return most
+        return min(most, 1) if monotonic() >= self._stuck[key][1] else 0
+
+    def begin(self, key: Key) -> bool:
+        """Another of its calls could not be started; whether to go on waiting for better times."""
+        now = monotonic()
+        since, _ = self._stuck.get(key, (now, now))
+        hopeful = now - since < STUCK_AFTER
+        wait = min(SELDOM, max(BACK_SOON, (now - since) / 2)) if hopeful else BACK_SOON
+        self._stuck[key] = since, now + wait
+        return hopeful
+
+    def end(self, key: Key) -> None:
+        """One of its calls was begun."""
+        self._stuck.pop(key, None)
+
+    def look(self, running: Iterable[Started], waiting: Container[Key]) -> None:
+        """Forget the functions of which a call is under way, however long it takes, and those that nobody waits for."""
+        if not self._stuck:
+            return
+        going: dict[Key, bool] = {}  # and whether one surely is
+        for run in running:
+            going[run.key] = going.get(run.key, False) or _is_under_way(run.exchange)
+        now = monotonic()
+        for key, (_, until) in tuple(self._stuck.items()):
+            is_over = now >= until + SELDOM and key not in waiting and key not in going
+            if is_over or (now >= until and going.get(key)):
+                del self._stuck[key]
+
+
+def _is_under_way(exchange: Exchange | None) -> bool:
+    """Whether a process has it that has surely started."""
+    worker = getattr(exchange.channel, "owner", None) if exchange is not None else None
+    return worker is not None and bool(worker.is_ready)
+
+
 async def run(
-    exchange: Exchange, call: Call, settings: FunctionSettings, follower: Follower, word: Word = lambda error: error
+    exchange: Exchange,
+    call: Call,
+    settings: FunctionSettings,
+    follower: Follower,
+    word: Word = lambda error: error,
+    standstills: Standstills | None = None,
 ) -> Outcome:
     """The whole answer of a call under way. Postponed when it was never begun; Cut when the host is ending.
 
-    `word` makes an error fit to be shown to whoever submitted the call.
+    `word` makes an error fit to be shown to whoever submitted the call; `standstills` are told how it went.
     """
     started = monotonic()
+    standstills, key = standstills or Standstills(), (call.space, call.name)
     exchange.follower = follower
     limit = limit_of(call, settings)
     try:
@@ -69,6 +140,7 @@ async def run(
     except TimeoutError as error:
         if exchange.channel is None:
             raise Postponed(BACK_SOON, NoFreeWorker()) from error
+        standstills.end(key)
         late = FunctionTimeout(f"`{call.space}/{call.name}` did not end within {limit:g} s")
         return failure(late, monotonic() - started)
     except Draining as error:
@@ -76,7 +148,13 @@ async def run(
     except (CapacityError, StillLoading, NotFound) as error:  # NotFound: removed while it waited for a worker
         raise Postponed(BACK_SOON, error) from error
     except HostError as error:
+        if exchange.channel is None and error.retryable:
+            if standstills.begin(key):
+                raise Postponed(0.0, error) from error
+        elif not isinstance(error, Cancelled):
+            standstills.end(key)
         return failure(word(error), monotonic() - started)
+    standstills.end(key)
     return Outcome(result.status, result.headers, body, invoked=True, seconds=monotonic() - started)
 
 

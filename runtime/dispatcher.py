@@ -79,8 +79,8 @@ class Dispatcher:
         self._later = Later(journal.delayed, share)
         self._appending: Counter[Key] = Counter()  # calls that are about to wait
         self._missing: dict[Key, float] = {}  # functions that calls wait for and that are not there, since when
-        self._unrecorded = 0
-        self._recounted_at = float("-inf")
+        self._standstills = attempt.Standstills()
+        self._unrecorded, self._recounted_at = 0, float("-inf")
         self._runners = Runners(self._run)
         self._complaint, self._complained_at = "", 0.0
         self._paused = False
@@ -225,7 +225,7 @@ class Dispatcher:
     def _has_place(self, key: Key, function: Function) -> bool:
         if len(self._running) >= self._part.part(MAX_RUNNING) or self._waiting(key):
             return False
-        return self._places[key] < capacity(function, self._part)
+        return self._places[key] < self._standstills.places(key, capacity(function, self._part))
 
     def _waiting(self, key: Key) -> int:
         return self._backlog.get(key, 0) + self._appending[key]
@@ -239,11 +239,12 @@ class Dispatcher:
             except NotFound:
                 missing[key] = self._missing.get(key, now)
         self._missing = missing
+        self._standstills.look(self._running.values(), self._backlog)
 
     def _free_places(self, key: Key) -> int:
         since = self._missing.get(key)
         if since is None:
-            return capacity(self._lookup(*key), self._part) - self._places[key]
+            return self._standstills.places(key, capacity(self._lookup(*key), self._part)) - self._places[key]
         return 1 - self._places[key] if monotonic() - since >= GONE_AFTER else 0  # to fail one after the other
 
     def _start(self, run: Run) -> None:
@@ -275,7 +276,7 @@ class Dispatcher:
             run.exchange = exchange
             if run.cancelled:
                 exchange.cancel(Cancelled())
-            outcome = await attempt.run(exchange, run.call, run.settings, run, self._word)
+            outcome = await attempt.run(exchange, run.call, run.settings, run, self._word, self._standstills)
         except attempt.Cut:
             return self._cut(run)
         except attempt.Postponed as later:

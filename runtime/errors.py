@@ -198,6 +198,18 @@ class LoadFailed(FunctionError):
     status = 503
     code = "load_failed"
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        retryable: bool = False,
+    ) -> None:
+        """`retryable`: the file is not at fault, but that its process could not be started, or was killed."""
+        super().__init__(message, details=details, headers=headers)
+        self.retryable = retryable
+
 
 class StillLoading(FunctionError):
     """The function was still being imported at the call's deadline."""

@@ -71,7 +71,7 @@ class Generation:
                 zygote.close(stale=True)
                 raise
         except OSError as error:
-            raise LoadFailed(f"no process could be started to import it: {error}") from error
+            raise LoadFailed(f"no process could be started to import it: {error}", retryable=True) from error
         return cls(function, snapshot, zygote, loaded)
 
     @property

@@ -285,7 +285,8 @@ class Host:
         """An error as clients see it: it names no files of this machine, or only below ROOT."""
         if isinstance(error, LoadFailed):
             details = {"state": "failed", **self.describe(error)}
-            return LoadFailed(f"the function cannot be loaded: {details['message']}", details=details)
+            message = f"the function cannot be loaded: {details['message']}"
+            return LoadFailed(message, details=details, retryable=error.retryable)
         if isinstance(error, JournalError) and not self.debug:
             return JournalError()  # the log says what is wrong with it
         return error
@@ -297,8 +298,7 @@ class Host:
     async def load(self, function: Function) -> LoadFailed | None:
         """Load a function now, as its first call would; the error, if it cannot be loaded."""
         self._pools.warm(function)
-        pool = self._pools.find(function)
-        assert pool is not None
+        assert (pool := self._pools.find(function)) is not None
         while pool.loading:
             await anyio.sleep(0.005)
         return pool.error

@@ -27,6 +27,7 @@ from .spawner import Spawner
 from .specification import NOTHING
 
 RETRY_AFTER = 1.0  # seconds in which a failed import is not tried again by calls
+TRY_AGAIN = 5.0  # seconds until new files are tried again for which no process was to be had
 ATTEMPTS = 5  # how often files may change under a load before what was read is taken as it is
 LONG = 0.5  # seconds after which an import no longer counts among those that run at once
 
@@ -65,7 +66,7 @@ class Loading:
         self._environment = environment
         self._debug = debug
         self._dirty = False  # files may have changed since they were last read
-        self._closed = False
+        self._closed = self._will_try_again = False
         self._importing: Snapshot | None = None
         self._scope = anyio.CancelScope()
         self._refusal: tuple[float, LoadFailed] | None = None  # when and why there was nothing to serve with
@@ -152,7 +153,7 @@ class Loading:
         except LoadFailed as error:
             if fresh and not last and self._importing is not None and await self._moved_on(self._importing, {}):
                 return True
-            self._failed(error, reload)
+            self._failed(error, fresh, reload)
             return False
         try:
             moved_on = fresh and not last and await self._moved_on(snapshot, generation.loaded.extras)
@@ -208,9 +209,9 @@ class Loading:
 
     def _succeeded(self, generation: Generation, fresh: bool, reload: bool) -> None:
         pool, loaded = self.pool, generation.loaded
-        self._refusal = None
-        if fresh:
+        if fresh or self._is_refusal(pool.error):
             pool.error = None
+        self._refusal = None
         if reload and pool.current is not None:
             pool.stats.reloads["ok"] += 1
         log.info(
@@ -225,23 +226,38 @@ class Loading:
             )  # fmt: skip
         pool.swap(generation)
 
-    def _failed(self, error: LoadFailed, reload: bool) -> None:
+    def _failed(self, error: LoadFailed, fresh: bool, reload: bool) -> None:
         pool = self.pool
+        serves = reload and pool.current is not None
         if reload:
             pool.stats.reloads["failed"] += 1
         self._say_where(error)
         log.error(
             "%s could not be loaded: %s:%s: %s%s",
             pool.function.label, error.details["file"], error.details["line"], error.message,
-            "; the generation before it goes on serving" if pool.current is not None else "",
+            "; the generation before it goes on serving" if serves else "",
             extra={"function": pool.function.label, "stack": error.details.get("traceback", "")},
         )  # fmt: skip
         if not self._debug:
             error.details.pop("traceback", None)
-        pool.error = error
-        if pool.current is None or not reload:
+        if fresh or pool.error is None or self._is_refusal(pool.error):  # not one of newer files: it is true still
+            pool.error = error
+        if serves and error.retryable and not self._will_try_again:
+            self._will_try_again = True
+            pool.tasks.start_soon(self._try_again)
+        if not serves:
             self._refusal = monotonic(), error
             pool.refuse_waiting(error)
+
+    async def _try_again(self) -> None:
+        """Load what was not to blame for its failure: nobody will save it once more."""
+        await anyio.sleep(TRY_AGAIN)
+        self._will_try_again = False
+        self.changed()
+
+    def _is_refusal(self, error: LoadFailed | None) -> bool:
+        """Whether it is why callers were last refused."""
+        return self._refusal is not None and error is self._refusal[1]
 
     def _say_where(self, error: LoadFailed) -> None:
         """File and line where the error has none: of the user's innermost frame, else of the function."""

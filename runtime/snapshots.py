@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from errno import EFBIG, ENOENT
+from errno import EFBIG, EMFILE, ENFILE, ENOENT, ENOMEM
 from stat import S_ISREG
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ ATTEMPTS = 30
 PATIENCE = 2
 LARGEST = 16 * 1024 * 1024  # bytes of a file of Python
 MANY = 1000  # modules that a function may be given only because it could import them
+_SHORTAGES = EMFILE, ENFILE, ENOMEM  # no fault of the file that is read
 _RACY = 2_000_000_000  # ns: a file that young could change again without its stamp showing it
 
 Stamp = tuple[int, int, int, int]
@@ -142,14 +143,14 @@ def find_entry(name: str, folder: str, known: Known | None = None) -> Known:
     """
     plain = os.path.join(folder, f"{name}.py")
     before = known.path if known is not None else plain
-    problem, details = f"{before} was deleted", {}
+    problem, details, shortage = f"{before} was deleted", {}, False
     for path in dict.fromkeys((plain, *(os.path.join(folder, name, leaf) for leaf in FILES), before)):
         try:
             contents = entrypoints.read(read(path)[0])
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            problem = f"it cannot be read: {error.strerror}"
+            problem, shortage = f"it cannot be read: {error.strerror}", error.errno in _SHORTAGES
         else:
             if known is not None and known.path == path and contents.broken:
                 return known
@@ -161,7 +162,7 @@ def find_entry(name: str, folder: str, known: Known | None = None) -> Known:
             meant = MEANT[known.entrypoint.convention if known is not None and path == before else "handle"]
             problem = f"it has no {meant} any more; if it is to be no function, delete it or give it another name"
         details = {"file": path, "line": 1}
-    raise LoadFailed(problem, details=details)
+    raise LoadFailed(problem, details=details, retryable=shortage)
 
 
 class _Reading:
@@ -228,10 +229,12 @@ class _Reading:
         return file_digest(path) == digest
 
     def _take(self, name: str, path: str, *, late: bool, package: bool = False) -> bool:
-        """Read a file into the snapshot; False where there is none that can be read."""
+        """Read a file into the snapshot; False where there is none that can be read. LoadFailed where none can be."""
         try:
             code, state = read(path)
-        except OSError:
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise LoadFailed(f"{path} cannot be read now: {error.strerror}", retryable=True) from error
             return False
         module = Module(name, path, code, package, late)
         self.modules[name] = module

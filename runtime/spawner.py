@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -176,7 +177,10 @@ class Zygote:
         self.closed = False
 
     async def load(self, timeout: float) -> Loaded:
-        """Import the handler; LoadFailed with the reason, the file and the line when that does not work."""
+        """Import the handler; LoadFailed with the reason, the file and the line when that does not work.
+
+        It is `retryable` where the import was not what failed: nothing could be forked, or it was killed or stopped.
+        """
         with anyio.move_on_after(timeout) as waiting:
             for _ in range(len(self._preload) + ATTEMPTS):
                 self._ask()
@@ -189,16 +193,19 @@ class Zygote:
         if waiting.cancelled_caught and self._answer is None:
             stack = await self._process.stack()
             where = stack.partition("\n")[2].partition("\n")[0].strip()
+            state = f"it was at {where}" if where else "its process does not respond"
             raise LoadFailed(
-                f"the import did not finish within {timeout:g} s" + (f"; it was at {where}" if where else ""),
+                f"the import did not finish within {timeout:g} s; {state}",
                 details={"traceback": stack},
+                retryable=not stack,  # what runs can say where: it was stopped, or not even forked
             )
         if isinstance(self._answer, Loaded):
             return self._answer
         if isinstance(self._answer, Failed):
             found = {"file": self._answer.file, "line": self._answer.line} if self._answer.file else {}
             raise LoadFailed(self._answer.message, details={**found, "traceback": self._answer.traceback})
-        raise LoadFailed(f"importing it ended the process: {self._process.reason()}")
+        killed = self._process.failure is not None or self._process.code == -signal.SIGKILL
+        raise LoadFailed(f"importing it ended the process: {self._process.reason()}", retryable=killed)
 
     def fork(
         self, sockets: Sequence[socket.socket], *, fresh: bool, most: int, wanted: bool, ahead: bool = False

@@ -158,7 +158,10 @@ class Journal(Protocol):
         """A callback has arrived."""
 
     async def redeliver(self, id: int, at: float, error: str | None = None) -> bool:
-        """Deliver (again) at `at`; also of a dead or delivered callback. False: it has no URL or no outcome."""
+        """Deliver (again) at `at`; also of a dead or delivered callback. False: it has no URL or no outcome.
+
+        With an error it is said by the owner of the delivery. Without one, a delivery that is under way stays as it is.
+        """
 
     async def give_up(self, id: int, error: str) -> None:
         """A callback becomes a dead letter."""

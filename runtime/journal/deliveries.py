@@ -89,8 +89,13 @@ def give_up(batch: Batch, arguments: tuple[int, str]) -> None:
 
 
 def redeliver(batch: Batch, arguments: tuple[int, float, str | None]) -> bool:
-    """A callback is due at a time, whatever has become of it before."""
+    """A callback is due at a time, whatever has become of it before.
+
+    Without an error it was asked for by somebody else than the delivery's owner: one that is under way will do.
+    """
     id, at, error = arguments
+    if error is None and batch.execute(statements.DELIVERING_NOW, (id,)).fetchone() is not None:
+        return True
     found = batch.execute(statements.REDELIVER, (at, error, id)).rowcount > 0
     if found:
         batch.touched.append(id)

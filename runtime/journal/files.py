@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ..errors import JournalError
@@ -17,6 +17,7 @@ from . import schema
 
 BUSY_SECONDS = 5.0  # how long another process may hold the lock
 HURRIED_SECONDS = 0.5  # once it has held it for so long
+FREE_LOOK_SECONDS = 0.01  # between two looks at whether the others have let go of the file
 AGAIN_SECONDS = 0.0002  # until the lock is asked for again: the others hold it for about so long
 _CHECKPOINT_PAGES = 2000  # the log is copied into the file when it is this long
 _CACHE_KIB = 16 * 1024
@@ -34,11 +35,15 @@ _ADVICE = {
     sqlite3.SQLITE_IOERR: "The disk failed to read or write. Check the disk, its space and its quota",
 }
 
-Identity = tuple[tuple[int, int], tuple[int, int]]
+_BESIDE = ("-wal", "-shm")  # the log, and what is shared of it: where its pages are, and the locks
+
+FileId = tuple[int, int]
+Identity = tuple[FileId, ...]  # the file's own comes first
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
+def open_for_writing(path: Path, *, hurried: bool = False) -> sqlite3.Connection:
     """A connection to the journal file, which is made, folder and tables included, where it is missing."""
+    _await_free(path, HURRIED_SECONDS if hurried else BUSY_SECONDS)
     try:
         if make_folder(path.parent):
             _sync_folder(path.parent)
@@ -70,6 +75,7 @@ def _keep_private(path: Path) -> None:
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """A connection that reads beside the one that writes, without either waiting for the other."""
+    _await_free(path, 0.0)
     try:
         address = f"{path.absolute().as_uri()}?mode=rw"  # never makes a file: only the writer does
         connection = sqlite3.connect(
@@ -83,6 +89,35 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         close(connection)
         raise explain(error, path) from error
     return connection
+
+
+def _await_free(path: Path, patience: float) -> None:
+    """Where the log or the shared memory is missing: nobody uses the journal any more when this returns.
+
+    Whoever still does has those that were deleted. With new ones beside them, two would write at once, and into the
+    same pages.
+    """
+    give_up = time.monotonic() + patience
+    while os.path.exists(path) and not all(os.path.exists(f"{path}{each}") for each in _BESIDE):
+        if _is_free(path):
+            return
+        if time.monotonic() > give_up:
+            raise JournalError(
+                f"The journal {path} is in use, but its -wal or its -shm file was deleted. Whoever uses it must let go "
+                "of it first: hosts do so within seconds, other programs have to be ended (`fuser` names them)."
+            )
+        time.sleep(FREE_LOOK_SECONDS)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no connection has the file open, in whatever process. Other faults are for whoever opens it next."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # needs no shared memory, but the file for itself
+            connection.execute("SELECT count(*) FROM sqlite_schema")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+    return True
 
 
 def begin(connection: sqlite3.Connection, *, hurried: bool = False) -> None:
@@ -105,10 +140,19 @@ def _patiently(connection: sqlite3.Connection, statement: str, patience: float) 
         time.sleep(AGAIN_SECONDS)
 
 
-def save(connection: sqlite3.Connection) -> None:
-    """Copy the log into the file, as far as nobody else needs it: somebody may have deleted the log."""
+def save(connection: sqlite3.Connection, path: Path, known: Identity | None) -> None:
+    """Copy the log into the file, as far as nobody else needs it: somebody may have deleted the log.
+
+    And empty it: what is left of it would be taken for a part of another file that is put at the path.
+    Not where there is another -shm now: who uses that may have written the log anew, and we know nothing of it.
+    """
     try:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if known is not None and file_id(f"{path}-shm") != known[-1]:
+            return
+    except OSError:
+        pass  # there is none; while we have the file open, none is made by us or by our kind
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error:
         pass  # then it is still in the log
 
@@ -122,9 +166,38 @@ def close(connection: sqlite3.Connection) -> None:
 
 
 def identity(path: Path) -> Identity:
-    """Which file and which log are at the path now. OSError where one is missing."""
-    file, log = os.stat(path), os.stat(f"{path}-wal")
-    return (file.st_dev, file.st_ino), (log.st_dev, log.st_ino)
+    """Which file, log and shared memory are at the path now. OSError where one is missing."""
+    return file_id(path), file_id(f"{path}-wal"), file_id(f"{path}-shm")
+
+
+def opened(path: Path) -> Identity:
+    """The same, of what has just been opened.
+
+    As long as another connection of this process has an older -shm, SQLite gives that one to new connections, too.
+    """
+    found = identity(path)
+    if not _has_open(found[-1]):
+        raise JournalError(f"The journal {path}: its -shm file was replaced while in use. It goes on in a moment.")
+    return found
+
+
+def file_id(path: Path | str) -> FileId:
+    """Which file is at the path now. OSError where there is none."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _has_open(wanted: FileId) -> bool:
+    """Whether this process has a file open, as far as can be told."""
+    try:
+        handles = os.listdir("/proc/self/fd")
+    except OSError:
+        return True
+    for each in handles:
+        with suppress(OSError):  # it was closed meanwhile
+            if file_id(f"/proc/self/fd/{each}") == wanted:
+                return True
+    return False
 
 
 def explain(error: Exception, path: Path) -> JournalError:

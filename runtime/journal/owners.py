@@ -77,6 +77,11 @@ class Owner:
         os.close(self._lock)
         self._lock = None
 
+    def replace(self) -> None:
+        """Be another one from now on; to others, the one before has died."""
+        self.end(forget=False)
+        self.id = secrets.randbits(52) + 1
+
     def path(self, owner: int) -> Path:
         """The lock file of an owner."""
         return self.folder / f"{owner}.lock"

@@ -29,6 +29,7 @@ _QUESTIONS: dict[str, Callable[[sqlite3.Connection, rows.Names, Any], Any]] = {
     "counts": queries.counts,
     "delayed": queries.delayed,
     "first_beyond": queries.first_beyond,
+    "look": lambda *_: None,  # whether the file is still the one at the path
 }
 
 
@@ -77,7 +78,12 @@ class Reader:
                 return self._connection
             self.close()
         connection = files.open_for_reading(self._path)
-        self._connection, self._names = connection, rows.Names(connection)
-        self._names.load()
-        self._identity = files.identity(self._path)
+        try:
+            names = rows.Names(connection)
+            names.load()
+            identity = files.opened(self._path)
+        except BaseException:
+            files.close(connection)
+            raise
+        self._connection, self._names, self._identity = connection, names, identity
         return connection

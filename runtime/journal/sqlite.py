@@ -26,7 +26,7 @@ from .lookout import Lookout
 from .owners import RENEWAL, Owner, Turn, boot_clock
 from .reader import Reader
 from .watch import Watch
-from .writer import REOPEN_SECONDS, Report, Times, Writer
+from .writer import REOPEN_SECONDS, Report, Times, Writer, giving_back
 
 NOTE_SECONDS = 0.05  # how long a note may wait for other commits
 MAX_NOTED = 16 * 1024 * 1024  # bytes of notes that are kept until they are written; more are lost
@@ -193,7 +193,7 @@ class SQLiteJournal:
         await self._writing.ask("delivered", id)
 
     async def redeliver(self, id: int, at: float, error: str | None = None) -> bool:
-        """Deliver (again) at `at`. A dead or delivered callback has as many attempts as at first, then."""
+        """Deliver (again) at `at`, or as it is under way. A dead or delivered one has as many attempts as at first."""
         return bool(await self._writing.ask("redeliver", (id, at, error)))
 
     async def give_up(self, id: int, error: str) -> None:
@@ -312,8 +312,10 @@ class SQLiteJournal:
     def _learn(self, report: Report) -> None:
         self._noted -= report.noted
         if report.failed:
-            if self._notes:
-                self._flush_in(REOPEN_SECONDS)
+            self._inherited += report.inherited
+            if report.let_go and self._is_open:
+                self._reading.send(Operation("look", None, None))
+            self._flush_in(REOPEN_SECONDS)  # notes, and what is to be given back
             return
         self._stale = report.stale
         if report.waiting is not None:
@@ -338,17 +340,10 @@ class SQLiteJournal:
 
     def _give_back(self, operation: Operation) -> None:
         """Nobody heard what they had asked for: what was put into their hands must not stay there."""
-        result = operation.result
-        if operation.kind == "claim" and result:
-            for claim in result:
-                self.give_back(claim.entry.id)
-        elif isinstance(result, Receipt) and result.claimed:
-            self.give_back(result.id)
-        elif operation.kind == "take_over":
-            self._inherited += result or []
-        elif operation.kind == "claim_deliveries" and result:
-            ids = [delivery.entry.id for delivery in result]
-            self._writing.send(Operation("unclaim_deliveries", ids, None))
+        if operation.kind == "take_over":
+            self._inherited += operation.result or []
+        for each in giving_back(operation):
+            self._writing.send(each)
 
     async def _read(self, question: str, arguments: Any) -> Any:
         self._watch.reading()

@@ -81,6 +81,7 @@ GIVE_UP = """UPDATE calls SET callback = 4, callback_at = NULL, callback_owner =
 REDELIVER = """UPDATE calls SET callback_attempts = CASE callback WHEN 2 THEN callback_attempts ELSE 0 END,
     callback = 2, callback_at = ?, callback_owner = NULL, callback_error = ?
     WHERE id = ? AND state IN (3, 4) AND callback_url IS NOT NULL"""
+DELIVERING_NOW = "SELECT callback_owner FROM calls WHERE id = ? AND callback_owner IS NOT NULL"
 
 TOLD = """SELECT state, told, accepted_at, started_at, finished_at, (SELECT max(number) FROM events
     WHERE events.id = calls.id) FROM calls WHERE id = ?"""

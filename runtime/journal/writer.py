@@ -9,14 +9,14 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import JournalError
-from . import accepts, claims, deliveries, files, holders, rows, statements
+from . import Claim, Receipt, accepts, claims, deliveries, files, holders, rows, statements
 from .batch import REFUSED, Batch, Note, refusal
 from .lane import Operation
 from .owners import EXPIRY, RENEWAL, Owner, Turn
@@ -52,6 +52,7 @@ _SINGLY: dict[str, Callable[[Batch, Any], Any]] = {
 }
 _LOOKING = {"open", "look"}  # what is known is made good, and delayed calls are made ready; nothing else is asked
 _PROMOTING = {"claim", *_LOOKING}
+_GIVING_BACK = {"release", "unclaim_deliveries"}
 # Failures after which the connection is as good as before.
 _PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -78,6 +79,8 @@ class Report(msgspec.Struct):
     look_seconds: float = 0.0  # how long it took to count anew
     noted: int = 0  # bytes of notes that are done with
     failed: bool = False
+    let_go: bool = False  # the file was closed; whoever else in this process has it open is to look whether it is there
+    inherited: Sequence[Claim] = ()  # taken over, but whoever had asked for it was told that it had failed
 
 
 class Writer:
@@ -105,38 +108,43 @@ class Writer:
         self._renewed = 0.0
         self._failure: JournalError | None = None
         self._retry_at = 0.0
+        self._owed: list[Operation] = []  # what gives back what nobody heard to be in our hands
+        self._inherited: list[Claim] = []
         self._locked_out = False  # another process keeps the lock
         self._complained_at = float("-inf")
 
     def work(self, operations: list[Operation]) -> Report | None:
         """Do a batch: every operation has its result or its error then."""
         notes = [self._notes.popleft() for _ in range(len(self._notes))]
-        if not operations and not notes:
+        if not operations and not notes and not self._owed:
             return None
-        lost = 0
+        size = _size(notes)
         try:
             with self._turn or nullcontext():
                 report = self._commit(operations, notes)
         except (sqlite3.Error, OSError) as error:
             failure, code = files.explain(error, self._path), getattr(error, "sqlite_errorcode", None)
-            self._undo(failure, passing=code in _PASSING)
+            let_go = self._undo(failure, passing=code in _PASSING)
             if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
                 self._complain()
         except JournalError as error:
             failure = error
-            self._undo(failure)
+            let_go = self._undo(failure)
         except Exception as error:
             log.exception("the journal failed")
             failure = JournalError(f"The journal failed: {error!r}.")
-            lost, notes = _size(notes), []  # it may have been the fault of one of them
-            self._undo(failure)
+            notes, self._owed = [], []  # it may have been the fault of one of them
+            let_go = self._undo(failure)
         else:
-            report.noted = _size(notes)
+            report.noted = size
             return report
         self._notes.extendleft(reversed(notes))  # for the next batch
         for operation in operations:
+            if operation.future is None and operation.kind in _GIVING_BACK:  # nobody would ask for it again
+                self._owed.append(operation)
             operation.result, operation.error = None, _copy(failure)
-        return Report(failed=True, noted=lost)
+        inherited, self._inherited = self._inherited, []
+        return Report(failed=True, noted=size - _size(notes), let_go=let_go, inherited=inherited)
 
     def close(self) -> None:
         """Write the last notes, and let go of the file and of the lock."""
@@ -157,15 +165,22 @@ class Writer:
         connection = self._open(at_once=any(operation.kind == "open" for operation in operations))
         files.begin(connection, hurried=self._locked_out)
         self._locked_out = False
+        self._check()
         version: int = connection.execute("PRAGMA data_version").fetchone()[0]
         self._recount = self._recount or version != self._version  # another owner has written
         self._version = version
         batch = Batch(connection, self._owner, self._names, self._clock(), self._uptime())
-        kinds = self._apply(batch, operations, notes)
+        kinds = self._apply(batch, [*operations, *self._owed], notes)
         recounted = self._recount and not kinds.isdisjoint(_LOOKING)
         report = self._report(batch, recounted)
         connection.execute("COMMIT")
-        self._check()
+        self._owed = []
+        try:
+            self._check(after=True)
+        except JournalError:  # the file may come back, and it has all of this
+            notes.clear()
+            self._owe(operations)
+            raise
         self.commits += 1
         self._recount = report.stale
         for owner in batch.buried:
@@ -214,17 +229,32 @@ class Writer:
             report.to_cancel = [row[0] for row in batch.execute(statements.TO_CANCEL, (self._owner.id,))]
         return report
 
-    def _check(self) -> None:
-        """What went into a file that is not at its path any more would be lost."""
+    def _check(self, *, after: bool = False) -> None:
+        """What goes into a file that is not at its path any more is lost, and one whose -shm is not has no locks.
+
+        `after` a commit: whether the file has gone just then. What has become of the others, the next batch finds.
+        """
+        assert self._identity is not None
         try:
-            if files.identity(self._path) == self._identity:
+            if after:
+                if files.file_id(self._path) == self._identity[0]:
+                    return
+            elif files.identity(self._path) == self._identity:
                 return
         except OSError:
             pass
         raise JournalError(
-            f"The journal {self._path} or its -wal file was deleted or replaced while in use. Stop the host before you "
-            "move them; put both back if they are needed. It goes on with what is there a second later."
+            f"The journal {self._path}, its -wal or its -shm file was deleted or replaced while in use. Stop the host "
+            "before you move them; put the first two back if they are needed. It goes on with what is there a second "
+            "later."
         )
+
+    def _owe(self, operations: list[Operation]) -> None:
+        """What these have put into our hands is given back once the file is open again: nobody will hear of it."""
+        for operation in operations:
+            if operation.kind == "take_over":
+                self._inherited += operation.result or []
+            self._owed += giving_back(operation)
 
     def _open(self, *, at_once: bool) -> sqlite3.Connection:
         """The connection, opened again after a failure, but not too often."""
@@ -233,7 +263,7 @@ class Writer:
         if self._failure is not None and self._uptime() < self._retry_at and not at_once:
             # Not a copy: one who asks again and again must not put the next attempt off.
             raise self._failure.with_traceback(None)
-        connection = files.open_for_writing(self._path)
+        connection = files.open_for_writing(self._path, hurried=self._failure is not None)
         try:
             self._begin(connection)
         except BaseException:
@@ -244,8 +274,12 @@ class Writer:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Be known as an owner, and find out what there is."""
+        known_as, self._identity = self._identity, files.opened(self._path)
+        if known_as is not None and known_as[0] != self._identity[0]:
+            self._owner.replace()  # should that file come back, what we had in our hands there is for whoever finds it
         self._owner.begin()
         files.begin(connection)
+        self._check()
         row = (self._owner.id, self._owner.boot, self._uptime() + EXPIRY)
         connection.execute(statements.PUT_OWNER, row)
         known = {row[0] for row in connection.execute(statements.OTHER_OWNERS, (self._owner.id,))}
@@ -253,11 +287,10 @@ class Writer:
         self._owner.tidy(known)
         self._names = rows.Names(connection)
         self._names.load()
-        self._identity = files.identity(self._path)
         self._renewed, self._recount = self._uptime(), True
 
-    def _undo(self, failure: JournalError, *, passing: bool = False) -> None:
-        """Nothing of the batch has happened; a connection that may be of no use is closed."""
+    def _undo(self, failure: JournalError, *, passing: bool = False) -> bool:
+        """Nothing of the batch has happened. Whether the connection was closed, as it may be of no use."""
         self._renewed = 0.0
         if self._connection is not None:
             try:
@@ -267,13 +300,15 @@ class Writer:
             except sqlite3.Error:
                 passing = False
         if passing:
-            return
+            return False
+        let_go = self._connection is not None
         if self._connection is not None:
-            files.save(self._connection)
+            files.save(self._connection, self._path, self._identity)
             files.close(self._connection)
             self._connection = None
         if failure is not self._failure:
             self._failure, self._retry_at = failure, self._uptime() + REOPEN_SECONDS
+        return let_go
 
     def _complain(self) -> None:
         """Say who keeps us from writing: nobody else will. The next batches do not wait as long as this one has."""
@@ -287,13 +322,29 @@ class Writer:
         assert self._connection is not None
         try:
             files.begin(self._connection)
+            self._check()
             holds = self._connection.execute(statements.HOLDS, (self._owner.id, self._owner.id)).fetchone()[0]
             self._connection.execute(statements.END_OWNER if holds else statements.FORGET_OWNER, (self._owner.id,))
             self._connection.execute("COMMIT")
-            files.save(self._connection)
-        except sqlite3.Error:
-            return False
-        return True
+            written = True
+        except (sqlite3.Error, JournalError):
+            written = False
+        with suppress(sqlite3.Error):
+            self._connection.rollback()
+        files.save(self._connection, self._path, self._identity)
+        return written
+
+
+def giving_back(operation: Operation) -> list[Operation]:
+    """What is to be done where nobody heard of what an operation has put into our hands."""
+    result = operation.result
+    if operation.kind == "claim":
+        return [Operation("release", (claim.entry.id, None), None) for claim in result or ()]
+    if operation.kind == "claim_deliveries" and result:
+        return [Operation("unclaim_deliveries", [delivery.entry.id for delivery in result], None)]
+    if isinstance(result, Receipt) and result.claimed:
+        return [Operation("release", (result.id, None), None)]
+    return []
 
 
 def _do_together(batch: Batch, operations: Sequence[Operation]) -> None:

@@ -514,3 +514,81 @@ def test_a_host_that_may_open_no_more_files(site: Site) -> None:
     for name in ("second", "third"):
         eventually(lambda name=name: host.call(f"d/{name}").status_code == 200, "an answer")
     assert host.call("d/first").json() == pid
+
+
+def submit(host: Running, name: str, count: int) -> list[str]:
+    """Addresses of calls that were accepted."""
+    answers = [host.client.post(f"/spaces/d/functions/{name}/async-invoke") for _ in range(count)]
+    assert {answer.status_code for answer in answers} == {202}
+    return [answer.headers["location"] for answer in answers]
+
+
+def outcomes(host: Running, calls: list[str]) -> list[tuple[str, str | None]]:
+    """State and error code of each of these calls, now."""
+    entries = [host.client.get(call).json() for call in calls]
+    return [(entry["status"], (entry["result"] or {}).get("error")) for entry in entries]
+
+
+def test_submitted_calls_outlast_a_moment_without_open_files(site: Site) -> None:
+    """They wait until there can be a process for them; only those fail whose process was killed."""
+    site.write("spaces.toml", "[spaces.d.functions.work]\nmax_workers = 1\n")
+    site.write(
+        "d/work.py",
+        "import os, time\ndef handle(data):\n    time.sleep(0.05)\n    return [os.getpid(), os.getppid()]\n",
+    )
+    host = site.start()
+    _, zygote = host.call("d/work").json()
+    calls = submit(host, "work", 40)
+    before = resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))  # what ends makes room for nothing
+    for pid in host.descendants():
+        if parent_of(pid) == zygote:
+            os.kill(pid, signal.SIGKILL)
+    host.logged("no worker of d/work can be started")
+    assert ("queued", None) in outcomes(host, calls)
+
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, before)
+
+    open_states = {"queued", "running"}
+    eventually(lambda: not open_states & {state for state, _ in outcomes(host, calls)}, "the end of all calls")
+    ended = [outcome for outcome in outcomes(host, calls) if outcome != ("succeeded", None)]
+    assert set(ended) <= {("failed", "worker_died")}
+    assert len(ended) <= 2
+
+
+def test_submitted_calls_outlast_an_import_that_is_killed(site: Site) -> None:
+    """As by a kernel that has no memory left. One that fails by itself fails them at once."""
+    site.write(
+        "d/big.py",
+        f"""
+        import os, pathlib, time
+        folder = pathlib.Path({str(site.root)!r})
+        (folder / "importing.new").write_text(str(os.getpid()))
+        (folder / "importing.new").rename(folder / "importing")
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+        def handle(data):
+            return os.getppid()
+        """,
+    )
+    site.write("d/broken.py", "def handle(data):\n    pass\nraise ValueError('no')\n")
+    importing, go = site.root / "importing", site.root / "go"
+    go.touch()
+    host = site.start()
+    zygote = host.call("d/big").json()
+    go.unlink()
+    importing.unlink()
+    os.kill(zygote, signal.SIGKILL)
+    calls = submit(host, "big", 10)
+    for _ in range(2):
+        eventually(importing.exists, "another import")
+        pid = int(importing.read_text())
+        importing.unlink()
+        os.kill(pid, signal.SIGKILL)
+    assert {state for state, _ in outcomes(host, calls)} <= {"queued", "running"}
+    go.touch()
+    eventually(lambda: set(outcomes(host, calls)) == {("succeeded", None)}, "the end of all calls")
+    assert not host.status("d/big")["load_error"]
+
+    (broken,) = submit(host, "broken", 1)
+    eventually(lambda: outcomes(host, [broken]) == [("failed", "load_failed")], "the end of the call")

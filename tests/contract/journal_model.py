@@ -204,6 +204,8 @@ class Model:
             return False
         if record.submission.callback_url is None:
             return False
+        if error is None and record.deliverer is not None:
+            return True
         if record.callback is not CallbackState.PENDING:
             record.callback_attempts = 0
         record.callback, record.callback_at, record.deliverer = CallbackState.PENDING, at, None

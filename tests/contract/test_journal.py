@@ -590,6 +590,29 @@ async def test_a_delivery_is_tried_again_and_given_up(journal: Journal, store: S
     assert await found(journal, dead_letters=True) == []
 
 
+async def test_a_delivery_under_way_is_the_one_that_is_asked_for(store: SQLiteStore) -> None:
+    """Whoever has it goes on, nobody makes a second one beside it, and no attempt is used up."""
+    one, two = store.journal(), store.journal()
+    await one.open()
+    await two.open()
+    await ended(one, 1, callback_url=URL)
+    await one.claim_deliveries(1)
+    asked = [await journal.redeliver(1, store.clock.now) for journal in (one, two, one)]
+    others = [await journal.claim_deliveries(9) for journal in (one, two)]
+    await one.redeliver(1, store.clock.now + 1, "503")
+    sooner = await two.redeliver(1, store.clock.now)
+    (delivery,) = await two.claim_deliveries(9)
+    await two.delivered(1)
+    entry = await one.get(1)
+    await one.close()
+    await two.close()
+
+    assert (asked, others, sooner) == ([True] * 3, [[], []], True)
+    assert delivery.attempt == 2
+    assert entry is not None
+    assert (entry.callback, entry.callback_attempts) == (CallbackState.DELIVERED, 2)
+
+
 async def test_only_an_outcome_with_a_url_is_delivered(journal: Journal, store: SQLiteStore) -> None:
     """`redeliver` is False for what has no URL, has not ended, was cancelled, or is unknown."""
     await ended(journal, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -12,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import attempt
-from runtime.attempt import Cut, Postponed, next_attempt
+from runtime.attempt import Cut, Postponed, Standstills, next_attempt
 from runtime.calls import Call, Outcome, Result, Status
 from runtime.errors import (
+    Cancelled,
     Draining,
     FunctionTimeout,
     HostError,
+    LoadFailed,
     NoFreeWorker,
     NotFound,
     Overloaded,
+    StartFailed,
     StillLoading,
     WorkerDied,
 )
@@ -132,6 +136,121 @@ async def test_a_call_that_the_end_of_the_host_cuts() -> None:
     """Is neither failed nor unbegun."""
     with pytest.raises(Cut):
         await outcome_of(lambda exchange: exchange.failed(Draining()))
+
+
+@pytest.mark.parametrize("error", [StartFailed("no descriptors"), LoadFailed("killed", retryable=True)])
+async def test_a_call_for_which_no_process_can_be_had(error: HostError) -> None:
+    """Was not begun, and goes back to the front of its queue."""
+    with pytest.raises(Postponed) as raised:
+        await outcome_of(lambda exchange: exchange.failed(error))
+    assert (raised.value.error, raised.value.seconds) == (error, 0.0)
+
+
+async def test_a_file_that_is_at_fault() -> None:
+    """Is an outcome at once: it would be no other later."""
+    outcome = await outcome_of(lambda exchange: exchange.failed(LoadFailed("SyntaxError")))
+    assert (outcome.code, outcome.error_code, outcome.invoked) == (503, "load_failed", False)
+
+
+def in_a_worker(exchange: Exchange, *, ready: bool = True) -> None:
+    """Have it run in a process that has started, or is about to."""
+    exchange.channel = Nowhere()
+    exchange.channel.owner = SimpleNamespace(is_ready=ready)  # type: ignore[attr-defined]
+
+
+async def play_on(standstills: Standstills, *plays: Callable[[Exchange], None]) -> Outcome:
+    """What another attempt comes to where these standstills are known."""
+    loop = asyncio.get_running_loop()
+    exchange = Exchange(CALL, 60.0, loop, lambda _: None)
+    for play in plays:
+        loop.call_soon(play, exchange)
+    return await attempt.run(exchange, CALL, SETTINGS, Nobody(), standstills=standstills)
+
+
+KEY = (CALL.space, CALL.name)
+
+
+async def test_a_standstill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call at a time finds out, ever more rarely; after STUCK_AFTER it fails."""
+    now = [1000.0]
+    monkeypatch.setattr(attempt, "monotonic", lambda: now[0])
+    standstills = Standstills()
+    assert standstills.places(KEY, 4) == 4
+    waits = []
+    while now[0] < 1000 + attempt.STUCK_AFTER:
+        with pytest.raises(Postponed):
+            await play_on(standstills, lambda exchange: exchange.failed(StartFailed()))
+        before = now[0]
+        while standstills.places(KEY, 4) == 0:
+            now[0] += 0.25
+        waits.append(now[0] - before)
+        assert standstills.places(KEY, 4) == 1
+    assert waits[:3] == [attempt.BACK_SOON] * 3
+    assert waits[:-1] == sorted(waits[:-1])
+    assert max(waits) == attempt.SELDOM
+    outcome = await play_on(standstills, lambda exchange: exchange.failed(StartFailed("no descriptors")))
+    assert (outcome.error_code, outcome.invoked) == ("start_failed", False)
+    assert standstills.places(KEY, 4) == 0
+    now[0] += attempt.BACK_SOON
+    assert standstills.places(KEY, 4) == 1
+    outcome = await play_on(standstills, lambda exchange: exchange.failed(LoadFailed("killed", retryable=True)))
+    assert (outcome.error_code, outcome.invoked) == ("load_failed", False)
+    assert standstills.places(("demo", "other"), 4) == 4
+    assert standstills.places(KEY, 0) == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda exchange: exchange.answered(answer(200, b"")),
+        lambda exchange: exchange.failed(WorkerDied()),
+        lambda exchange: exchange.failed(LoadFailed("SyntaxError")),
+    ],
+)
+async def test_the_end_of_a_standstill(end: Callable[[Exchange], None]) -> None:
+    """Whatever came of it: a process was to be had."""
+    standstills = Standstills()
+    assert standstills.begin(KEY)
+    await play_on(standstills, in_a_worker, end)
+    assert standstills.places(KEY, 4) == 4
+
+
+async def test_a_call_that_is_cancelled_in_a_standstill() -> None:
+    """Says nothing of it."""
+    standstills = Standstills()
+    standstills.begin(KEY)
+    await play_on(standstills, lambda exchange: exchange.failed(Cancelled()))
+    assert standstills.places(KEY, 4) == 0
+
+
+async def test_a_standstill_ends_with_a_call_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others do not wait for its end; nor is one remembered for which nobody waits."""
+    now = [1000.0]
+    monkeypatch.setattr(attempt, "monotonic", lambda: now[0])
+    standstills = Standstills()
+    exchange = Exchange(CALL, 60.0, asyncio.get_running_loop(), lambda _: None)
+    runs = [SimpleNamespace(key=KEY, exchange=exchange), SimpleNamespace(key=KEY, exchange=None)]
+
+    def places_after(seconds: float, *waiting: tuple[str, str]) -> int:
+        now[0] += seconds
+        standstills.look(runs, waiting)
+        return standstills.places(KEY, 4)
+
+    standstills.begin(KEY)
+    assert places_after(attempt.BACK_SOON, KEY) == 1
+    in_a_worker(exchange, ready=False)
+    assert places_after(0, KEY) == 1
+    in_a_worker(exchange)
+    assert places_after(0, KEY) == 4
+
+    standstills.begin(KEY)
+    assert places_after(0, KEY) == 0  # it may be one that began before
+    exchange.channel = None
+    assert places_after(attempt.BACK_SOON) == 1
+    assert places_after(attempt.SELDOM) == 1  # one waits for a process for so long
+    runs.clear()
+    assert places_after(0, KEY) == 1
+    assert places_after(0) == 4
 
 
 async def test_the_exchange_is_left_when_the_attempt_is_cancelled() -> None:

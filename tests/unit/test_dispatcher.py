@@ -20,7 +20,7 @@ from runtime import dispatcher as module
 from runtime.arrivals import capacity
 from runtime.calls import Call, CallIds, Entry, Outcome, Result, Status, Submission, function_id
 from runtime.dispatcher import Dispatcher
-from runtime.errors import Draining, HostError, JournalError, NotFound, Overloaded, WorkerDied
+from runtime.errors import Draining, HostError, JournalError, NotFound, Overloaded, StartFailed, WorkerDied
 from runtime.exchange import Exchange
 from runtime.journal import Receipt, Told, open_journal
 from runtime.registry import Function
@@ -308,6 +308,59 @@ async def test_a_call_that_found_no_place_in_the_pool_waits(tmp_path: Path, monk
         assert stage.running[id].call.attempt == 1
         stage.answer(id)
         assert (await stage.until_status(id, Status.SUCCEEDED)).attempt == 1
+
+
+async def test_a_moment_in_which_nothing_can_be_started_costs_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in their order, and one at a time finds out when it is over."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(module.attempt, "BACK_SOON", 0.05)
+    async with playing(tmp_path) as stage:
+        ids = [await stage.submit() for _ in range(6)]
+        other = await stage.submit("b")
+        await until(lambda: len(stage.running) == 3)
+
+        def fail(id: int) -> None:
+            stage.running[id].channel = None
+            stage.running.pop(id).failed(StartFailed())
+
+        for id in ids[:2]:
+            fail(id)
+        for _ in range(3):
+            await until(lambda: ids[0] in stage.running)
+            assert set(stage.running) == {ids[0], other}
+            fail(ids[0])
+        last = await stage.submit()
+        await until(lambda: ids[0] in stage.running)
+        assert stage.begun == [*ids[:2], other, *[ids[0]] * 4]
+        stage.answer(ids[0])
+        for id in (*ids[1:], last):
+            await until(lambda id=id: id in stage.running)
+            assert stage.running[id].call.attempt == 1
+            stage.answer(id)
+        entries = [await stage.until_status(id, Status.SUCCEEDED) for id in (*ids, last)]
+        assert [entry.attempt for entry in entries] == [1] * 7
+
+
+async def test_calls_of_which_none_can_be_started_for_very_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fail, with what stands in their way."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(module.attempt, "BACK_SOON", 0.02)
+    monkeypatch.setattr(module.attempt, "STUCK_AFTER", 0.1)
+    async with playing(tmp_path) as stage:
+        ids = [await stage.submit() for _ in range(4)]
+        with anyio.fail_after(PATIENCE):
+            while not await stage.journal.outcome(ids[-1]):
+                for id in tuple(stage.running):
+                    stage.running[id].channel = None
+                    stage.running.pop(id).failed(StartFailed("no descriptors"))
+                await anyio.sleep(0.005)
+        for id in ids:
+            entry = await stage.until_status(id, Status.FAILED)
+            assert (entry.error_code, entry.attempt) == ("start_failed", 1)
 
 
 async def test_a_call_that_is_cancelled_before_it_found_a_place_is_over(tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_what_may_be_tried_again() -> None:
     }  # fmt: skip
 
 
+def test_a_load_that_its_file_is_not_to_blame_for_may_be_tried_again() -> None:
+    """Of all errors with one code, these alone."""
+    killed = errors.LoadFailed("killed", details={"line": 1}, retryable=True)
+
+    assert (killed.retryable, killed.code, killed.details) == (True, "load_failed", {"line": 1})
+    assert not errors.LoadFailed().retryable
+
+
 def test_a_configuration_error_is_no_answer() -> None:
     """It is raised before there is anybody to answer."""
     assert not issubclass(ConfigError, tuple(each for each in CLASSES if each not in (HostError, ConfigError)))

@@ -409,6 +409,69 @@ async def test_a_broken_save_while_it_sleeps_refuses_nobody(monkeypatch: pytest.
         assert stage.pool.refused == [stage.errors["one"]] * 2
 
 
+async def test_what_was_good_and_cannot_be_imported_again_does_not_go_on_serving(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its process was killed: nobody is told otherwise, and nothing of it stays once it serves again."""
+    clock = [1000.0]
+    monkeypatch.setattr(module_under_test, "monotonic", lambda: clock[0])
+    async with staged(monkeypatch) as stage:
+        await stage.save("one")
+        stage.pool.current.alive = False
+        stage.errors["one"] = LoadFailed("killed", retryable=True)
+        stage.loading.need()
+        await stage.rest()
+        assert stage.pool.error is stage.errors["one"]
+        assert "killed" in caplog.text
+        assert "goes on serving" not in caplog.text
+        del stage.errors["one"]
+        clock[0] += module_under_test.RETRY_AFTER
+        stage.loading.need()
+        await stage.rest()
+        assert stage.pool.served == ["one", "one"]
+        assert stage.pool.error is None
+
+
+async def test_the_error_of_newer_files_outlasts_that_of_what_was_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what is on disk, and are broken still."""
+    clock = [1000.0]
+    monkeypatch.setattr(module_under_test, "monotonic", lambda: clock[0])
+    async with staged(monkeypatch) as stage:
+        await stage.save("one")
+        stage.errors["two"] = LoadFailed("broken")
+        await stage.save("two")
+        stage.pool.current.alive = False
+        stage.errors["one"] = LoadFailed("killed", retryable=True)
+        stage.loading.need()
+        await stage.rest()
+        assert stage.pool.refused == [stage.errors.pop("one")]
+        clock[0] += module_under_test.RETRY_AFTER
+        stage.loading.need()
+        await stage.rest()
+        assert stage.pool.served == ["one", "one"]
+        assert stage.pool.error is stage.errors["two"]
+
+
+async def test_a_save_that_no_process_can_be_had_for_is_loaded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody will save it again, as nothing is wrong with it."""
+    monkeypatch.setattr(module_under_test, "TRY_AGAIN", 0.01)
+    async with staged(monkeypatch) as stage:
+        await stage.save("one")
+        stage.errors["two"] = LoadFailed("no process could be started", retryable=True)
+        for _ in range(3):
+            await stage.save("two")
+        await until(lambda: len(stage.begun) == 10)
+        assert (stage.pool.served, stage.pool.refused) == (["one"], [])
+        del stage.errors["two"]
+        await until(lambda: stage.pool.served == ["one", "two"])
+        assert stage.pool.error is None
+        stage.errors["three"] = LoadFailed("broken")
+        await stage.save("three")
+        begun = list(stage.begun)
+        await anyio.sleep(0.1)
+        assert stage.begun == begun
+
+
 async def test_a_function_that_is_no_more_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its import is ended, who waits is told, and nothing starts for who comes later."""
     async with staged(monkeypatch) as stage:

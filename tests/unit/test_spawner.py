@@ -20,7 +20,7 @@ from runtime import bases as bases_module
 from runtime import spawner as spawner_module
 from runtime.bases import passed_environment
 from runtime.errors import LoadFailed
-from runtime.process import Process
+from runtime.process import Family, Process
 from runtime.spawner import Spawner, Zygote
 from runtime.worker import wire
 from tests.unit.waiting import PATIENCE, until
@@ -164,6 +164,68 @@ async def test_a_load_that_fails(make: Callable[..., Made], source: str, message
 
     assert message in failure.value.message
     assert details.items() <= failure.value.details.items()
+    assert not failure.value.retryable or "closerange" in source  # its zygote may be killed for that
+
+
+async def test_an_import_that_is_killed(make: Callable[..., Made]) -> None:
+    """As by a kernel that has no memory left: the file may be good."""
+    made = make("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(1e6)\n")
+    async with anyio.create_task_group() as tasks:
+
+        async def kill() -> None:
+            await until(lambda: made.lines)
+            os.kill(int(made.lines[0]), signal.SIGKILL)
+
+        tasks.start_soon(kill)
+        with pytest.raises(LoadFailed, match="killed by SIGKILL") as failure:
+            await made.zygote.load(PATIENCE)
+
+    assert failure.value.retryable
+
+
+@pytest.mark.parametrize("which", ["the import", "the base zygote"])
+async def test_an_import_that_is_stopped(make: Callable[..., Made], spawner: Spawner, which: str) -> None:
+    """It is late, and not to blame for it."""
+    made = make("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(1e6)\n")
+    stopped: list[int] = []
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def stop() -> None:
+                await until(lambda: made.lines)
+                stopped.append(int(made.lines[0]))
+                os.kill(stopped[0], signal.SIGSTOP)
+
+            if which == "the import":
+                tasks.start_soon(stop)
+            else:
+                await until(lambda: base_of(spawner).poll() is None)
+                stopped.append(base_of(spawner).pid)
+                os.kill(stopped[0], signal.SIGSTOP)
+            with pytest.raises(LoadFailed, match="did not finish within 1 s; its process does not respond") as failure:
+                await made.zygote.load(1.0)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    assert failure.value.retryable
+
+
+async def test_an_import_that_cannot_be_forked(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are too many processes, or no memory for one more."""
+    made = make()
+    real = Family.fork
+
+    def fork(family: Family, *arguments: Any, **more: Any) -> Process:
+        process = real(family, *arguments, **more)
+        family.handle({"op": "fork_failed", "id": process.number, "message": "no memory"}, [])
+        return process
+
+    monkeypatch.setattr(Family, "fork", fork)
+    with pytest.raises(LoadFailed, match="no process could be forked: no memory") as failure:
+        await made.zygote.load(PATIENCE)
+
+    assert failure.value.retryable
 
 
 async def test_a_zygote_for_which_there_are_no_descriptors(
@@ -193,8 +255,9 @@ async def test_a_load_that_never_ends(make: Callable[..., Made], tmp_path: Path)
     """LoadFailed after the given time, with the line where it hangs; its process is ended with its children."""
     made = make("import os, time\nchild = os.fork()\nprint(os.getpid(), flush=True)\ntime.sleep(1e6)\n")
 
-    with pytest.raises(LoadFailed, match=r"did not finish within 1 s; it was at .*f\.py.*line 4"):
+    with pytest.raises(LoadFailed, match=r"did not finish within 1 s; it was at .*f\.py.*line 4") as failure:
         await made.zygote.load(1.0)
+    assert not failure.value.retryable
     await until(lambda: len(made.lines) == 2)
     made.zygote.close()
 

@@ -43,10 +43,11 @@ class Gate:
         self.reached, self.opened = threading.Event(), threading.Event()
         check = journal._writer._check
 
-        def held() -> None:
-            self.reached.set()
-            self.opened.wait(30)
-            check()
+        def held(*, after: bool = False) -> None:
+            if after:
+                self.reached.set()
+                self.opened.wait(30)
+            check(after=after)
 
         monkeypatch.setattr(journal._writer, "_check", held)
 
