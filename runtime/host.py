@@ -298,10 +298,9 @@ class Host:
     async def load(self, function: Function) -> LoadFailed | None:
         """Load a function now, as its first call would; the error, if it cannot be loaded."""
         self._pools.warm(function)
-        assert (pool := self._pools.find(function)) is not None
-        while pool.loading:
+        while (pool := self._pools.find(function)) is not None and pool.loading:
             await anyio.sleep(0.005)
-        return pool.error
+        return pool.error if pool is not None else None
 
     def unload(self, function: Function) -> None:
         """End a function's processes; its next call loads it again."""
