@@ -17,6 +17,8 @@ from . import answer, loop, output, process, wire
 from .context import CallInfo, Refused
 from .handler import Handler
 
+Frame = tuple[int, int, int, bytes]  # kind, flags, stream, payload
+
 
 def serve(sock: socket, handler: Handler) -> None:
     """Serve calls until the host closes the socket; then cancel what runs, run exit handlers and return.
@@ -62,21 +64,37 @@ class AsyncWorker(asyncio.Protocol):
         self._thread = threading.get_ident()
         self._reader = wire.Reader()
         self._calls: dict[int, Exchange] = {}
+        self._held: list[Frame] | None = None  # what came behind a PING whose PONG is not out yet
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=0)  # so that `resume_writing` says that everything is out
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
 
     def data_received(self, data: bytes) -> None:
-        for kind, flags, stream, payload in self._reader.feed(data):
+        self._take(self._reader.feed(data))
+
+    def resume_writing(self) -> None:
+        if self._held is not None:
+            frames, self._held = self._held, None
+            self._transport.resume_reading()
+            self._take(frames)
+
+    def _take(self, frames: list[Frame]) -> None:
+        """Do what they say, in order; what is behind a PING once its PONG is out, as the host relies on that."""
+        for at, (kind, flags, stream, payload) in enumerate(frames, 1):
             exchange = self._calls.get(stream)
             if kind == wire.CALL:
                 self._calls[stream] = Exchange(self, stream, wire.parse_call(payload), wire.window(flags))
             elif kind == wire.PING:
                 self.send(wire.frame(wire.PONG, 0))
+                if self._transport.get_write_buffer_size():
+                    self._held = frames[at:]
+                    self._transport.pause_reading()
+                    return
             elif exchange is None:
                 pass  # it was over before this frame was sent
             elif kind == wire.BODY:
@@ -118,7 +136,7 @@ class AsyncWorker(asyncio.Protocol):
         self._transport = Nowhere()
 
 
-class Nowhere(asyncio.WriteTransport):
+class Nowhere(asyncio.Transport):
     """What a forked child has for a channel."""
 
     def write(self, data: object) -> None:
