@@ -5,8 +5,10 @@ Used by `commands.py`, which need not know which of the two it is: both speak th
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -108,7 +110,7 @@ async def attach(config: Config | None, url: str | None, token: str | None = Non
             if await _is_host(http):
                 yield Client(http, live=True)
                 return
-    if not any(config.server.state.glob("journal.*")):
+    if not _has_journal(config.server.state):
         raise HostError(
             f"no host serves {config.root}, and there is no journal in {config.server.state}: where they are elsewhere,"
             " the variable SPACES_STATE or --url says so"
@@ -119,6 +121,14 @@ async def attach(config: Config | None, url: str | None, token: str | None = Non
         auth = Bearer(host.authority.operator_token)  # who can read the journal may as well see what is in it
         async with httpx2.AsyncClient(base_url="http://journal", auth=auth, transport=transport) as http:
             yield Client(http, live=False)
+
+
+def _has_journal(state: Path) -> bool:
+    """Whether there is one on disk; PermissionError where that may not be known."""
+    try:
+        return any(name.startswith("journal.") for name in os.listdir(state))
+    except FileNotFoundError:
+        return False
 
 
 def _nearby(url: str, auth: Bearer) -> httpx2.AsyncClient:
