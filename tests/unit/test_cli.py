@@ -58,24 +58,6 @@ def test_a_state_folder_of_another_is_nothing_to_who_only_looks_at_the_files(
     assert cli.main(["list", str(tmp_path)]) == 0
 
 
-def test_a_state_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Who asks for calls hears whose it is, and not that there are none."""
-    (tmp_path / "functions").mkdir()
-    genuine = os.listdir
-
-    def listdir(path: str | Path = ".") -> list[str]:
-        if ".spaces" in str(path):
-            denied(Path(path))
-        return genuine(path)
-
-    monkeypatch.setattr(os, "listdir", listdir)
-
-    assert cli.main(["calls", "list", "--root", str(tmp_path)]) == 2
-    assert f"{tmp_path}/.spaces: Permission denied" in capsys.readouterr().err
-
-
 def test_arguments_are_not_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is made up for secrets that are missing is no setting."""
     (tmp_path / "functions").mkdir()
